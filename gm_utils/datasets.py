@@ -145,10 +145,11 @@ def _read_mnist(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _fault(file: Path) -> ValueError:
     """Return the error that names the first faulty line of ``file``."""
+    levels = {str(level) for level in range(256)}
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             values = line.strip().split(",")
-            if values == [""]:
+            if values == [""] or (len(values) == 1 + _PIXELS and levels.issuperset(values) and int(values[0]) <= 9):
                 continue
             if len(values) != 1 + _PIXELS:
                 place, expected = f"line {number} of {file}", f"to hold a label and {_PIXELS} pixels"
