@@ -205,19 +205,30 @@ def create(folder: Path, interpreter: Path) -> None:
         raise Refusal(f"{interpreter} -m venv failed: is {folder.parent} writable, with space left?")
 
 
-def installer(python: Path) -> list[str] | None:
-    """Return the command that installs into an environment: uv from PATH, uv inside it, or pip."""
-    uv = shutil.which("uv")
-    inside = [str(python), "-m", "uv"]
+def uv_command(python: Path) -> list[str] | None:
+    """Return uv as a command: from PATH, or from the environment, put there first where pip can."""
+    uv, inside = shutil.which("uv"), [str(python), "-m", "uv"]
     if uv and answer([uv, "--version"]):
-        return [uv, "pip", "install", "--python", str(python)]
+        return [uv]
     if not answer([*inside, "--version"]):
         answer([python, "-m", "pip", "install", "--disable-pip-version-check", "uv"], seconds=600)
-    if answer([*inside, "--version"]):
-        return [*inside, "pip", "install", "--python", str(python)]
-    if answer([python, "-m", "pip", "--version"]):
-        return [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
-    return None
+    return inside if answer([*inside, "--version"]) else None
+
+
+def install(python: Path, what: list[str]) -> bool:
+    """Install with uv; where that fails, with uv trusting the system's certificates; then with pip and its settings."""
+    variables = children_environment()
+    uv = uv_command(python)
+    if uv:
+        for trust in ({}, {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}):
+            command = [*uv, "pip", "install", "--python", str(python), *what]
+            if subprocess.call(command, cwd=ROOT, env={**variables, **trust}) == 0:
+                return True
+            print("That failed; trying another way ...", flush=True)
+    if answer([python, "-m", "pip", "--version"]) is None:
+        answer([python, "-m", "ensurepip"])
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *what]
+    return subprocess.call(command, cwd=ROOT, env=variables) == 0
 
 
 def environment(name: str, extras: set[str]) -> Path:
@@ -239,8 +250,7 @@ def environment(name: str, extras: set[str]) -> Path:
     started = time.monotonic()
     # The base interpreter: this script may itself run in the environment that is about to go.
     own = Path(getattr(sys, "_base_executable", None) or sys.executable)
-    command = installer(python) if present is not None else None
-    if command is None:
+    if present is None:
         try:
             interpreter = find_python(lane.python) if lane.python else own
         except LaneMissing as missing:
@@ -251,16 +261,13 @@ def environment(name: str, extras: set[str]) -> Path:
         except OSError as error:
             raise Refusal(f"{folder} is in use or protected: close what runs from it ({error}).") from None
         create(folder, interpreter)
-        command = installer(python)
-        if command is None:
-            raise Refusal(f"{folder} has neither uv nor pip: delete it and try again.")
     (folder / STAMP).unlink(missing_ok=True)
     if lane.package:
         what = ["--editable", f".[{','.join(sorted(wanted))}]"]
         what += [part for pins in lane.pins for part in ("--constraint", pins)]
     else:
         what = [part for pins in lane.pins for part in ("--requirement", pins)]
-    if subprocess.call([*command, *what], cwd=ROOT, env=children_environment()):
+    if not install(python, what):
         raise Refusal(f"installing into {lane.folder} failed (see above); the first time needs a network connection.")
     (folder / STAMP).write_text(json.dumps({"digest": digest, "extras": sorted(wanted)}), encoding="utf-8")
     print(f"{lane.folder} is ready after {time.monotonic() - started:.0f} s.", flush=True)
@@ -303,6 +310,7 @@ def select(folder: Path, names: list[str]) -> list[Path]:
     chosen = []
     for name in names:
         stem = Path(name).name.removesuffix(".ipynb")
+        stem = stem.zfill(2) if stem.isdecimal() else stem
         fits = [path for path in every if path.stem.startswith(stem)]
         if not fits:
             known = ", ".join(path.stem for path in every) or "none yet"
@@ -453,7 +461,11 @@ def setup_cell(notebook: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def addressed(notebook: dict[str, Any], name: str, repository: str) -> dict[str, Any]:
-    """Return a copy whose Colab badge and set-up cell follow the repository's address; both vanish without one."""
+    """Return a copy whose Colab badge and set-up cell follow the repository's address, badge and all gone without one.
+
+    Raises:
+        Refusal: for a set-up cell of another form.
+    """
     notebook = copy.deepcopy(notebook)
     path = f"/blob/main/notebooks/{name}.ipynb"
     colab = "https://colab.research.google.com/"
@@ -470,8 +482,9 @@ def addressed(notebook: dict[str, Any], name: str, repository: str) -> dict[str,
         block = re.compile(re.escape(SETUP_START) + r"[^\n]*\nexcept [^\n]*\n(?:[ \t]+[^\n]*(?:\n|\Z))+")
         text = text_of(cell["source"])
         found = block.match(text)
-        if found:
-            cell["source"] = setup_block(repository) + ("\n" if found[0].endswith("\n") else "") + text[found.end() :]
+        if not found:
+            raise Refusal(f"expected the set-up cell of {name} to start with a try block and its except")
+        cell["source"] = setup_block(repository) + ("\n" if found[0].endswith("\n") else "") + text[found.end() :]
     return notebook
 
 
@@ -601,6 +614,7 @@ def execute(path: Path, *, timeout: int, offline: bool, bare: bool) -> tuple[Any
             kernel_name="python3",
             record_timing=False,
             store_widget_state=False,
+            extra_arguments=["--log-level=40"],
             resources={"metadata": {"path": empty}},
             on_notebook_start=begin,
         )
@@ -622,12 +636,15 @@ def execute(path: Path, *, timeout: int, offline: bool, bare: bool) -> tuple[Any
 
 def run_inside(arguments: list[str]) -> int:
     """Execute the notebooks given as paths, print the table, and store results where asked."""
-    import matplotlib
+    import importlib.util
+
     import nbformat
 
     options = json.loads(arguments[0])
     # The reader's own Matplotlib and IPython settings would change the pictures.
-    os.environ["MATPLOTLIBRC"] = str(Path(matplotlib.get_data_path()) / "matplotlibrc")
+    matplotlib = importlib.util.find_spec("matplotlib")
+    if matplotlib and matplotlib.origin:
+        os.environ["MATPLOTLIBRC"] = str(Path(matplotlib.origin).parent / "mpl-data" / "matplotlibrc")
     failures = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         os.environ["IPYTHONDIR"] = profile
@@ -732,7 +749,8 @@ def execute_in(lane: str, paths: list[Path], options: dict[str, Any], cold: bool
     variables = without_compilation_cache(lane_environment(lane))
     if not cold:
         variables = with_compilation_cache(variables, ROOT / ".jax_cache")
-    return subprocess.call([str(python), __file__, "_run", json.dumps(options), *map(str, paths)], env=variables)
+    command = [python, Path(__file__).resolve(), "_run", json.dumps(options), *paths]
+    return subprocess.call([str(part) for part in command], env=variables)
 
 
 def run(arguments: list[str]) -> int:
