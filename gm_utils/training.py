@@ -250,7 +250,8 @@ def _chunk(
     start = run.step
 
     def attempt(good: Any, current: Any, alive: jax.Array, bound: jax.Array, setting: Any, batch: Any, key: Any) -> Any:
-        model, optimizer = nnx.merge(graphdef, current)
+        # Merged models write into the state they were merged from: give them a copy, and keep this one.
+        model, optimizer = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, current))
         extras = (key,) * takes_key + (() if settings is None else (setting,))
 
         def objective(model: nnx.Module) -> jax.Array:
