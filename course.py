@@ -735,7 +735,7 @@ def test(arguments: list[str]) -> int:
     passed = True
     if lane.checks and not paths:
         passed &= run_step("ruff", [python, "-m", "ruff", "check", *CHECKED], variables)
-        passed &= run_step("mypy", [python, "-m", "mypy"], variables)
+        passed &= run_step("mypy", [python, "-m", "mypy", "gm_utils", "course.py"], variables)
     what = rest if paths else ["tests", *select(ROOT / "notebooks", []), *rest]
     filters = [part for warning in lane.warnings for part in ("-W", warning)]
     pytest = [python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", *filters, *what]
