@@ -104,14 +104,14 @@ def fit(
         start = _Run(state, state, jnp.int32(0), jnp.int32(0))
         runner = _Runner(job, graphdef, start, first=first, members=None, settings=None)
         try:
-            losses, accepted, reasons = runner.run(progress)
+            losses, refused = runner.run(progress)
         finally:
             nnx.update((model, state_of_optimizer), runner.now.good)
-    step = int(accepted)
-    if step <= steps:
+    if refused:
+        step, reason = refused[0]
         last = float(losses[step - 1]) if step else float("nan")
         raise Diverged(
-            f"training diverged at step {step}: {reasons[0]}; the last good loss was {last:.6g}, "
+            f"training diverged at step {step}: {reason}; the last good loss was {last:.6g}, "
             "and the model keeps its last good state",
             step=step, loss=last, losses=jnp.asarray(losses[:step]), members={},
         )  # fmt: skip
@@ -174,20 +174,18 @@ def fit_many(
         start = _Run(state, state, jnp.int32(0), jnp.zeros(len(models), jnp.int32))
         runner = _Runner(job, graphdef, start, first=0, members=len(models), settings=settings)
         try:
-            losses, accepted, reasons = runner.run(progress)
+            losses, refused = runner.run(progress)
         finally:
             for member, pair in enumerate(pairs):
                 nnx.update(pair, jax.tree.map(lambda leaf, member=member: leaf[member], runner.now.good))
-    refused = {member: int(step) for member, step in enumerate(accepted) if step <= steps}
     if refused:
-        losses = np.where(np.arange(steps) < accepted[:, None], losses, np.float32("nan"))
-        first_out = min(refused, key=refused.__getitem__)
-        step = refused[first_out]
-        told = "; ".join(f"member {member} at step {at}: {reasons[member]}" for member, at in refused.items())
+        first_out = min(refused, key=lambda member: refused[member][0])
+        step = refused[first_out][0]
+        told = "; ".join(f"member {member} at step {at}: {reason}" for member, (at, reason) in refused.items())
         raise Diverged(
             f"{len(refused)} of {len(models)} members diverged ({told}); each model keeps its last good state",
             step=step, loss=float(losses[first_out, step - 1]) if step else float("nan"),
-            losses=jnp.asarray(losses), members=refused,
+            losses=jnp.asarray(losses), members={member: at for member, (at, _) in refused.items()},
         )  # fmt: skip
     return jnp.asarray(losses)
 
@@ -307,8 +305,8 @@ class _Runner:
         if job.sharding is not None:
             self.now = jax.device_put(self.now, _everywhere(job.sharding))
 
-    def run(self, progress: bool) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Return losses (steps,) or (members, steps), the number of states accepted, and why each was stopped."""
+    def run(self, progress: bool) -> tuple[np.ndarray, dict[int, tuple[int, str]]]:
+        """Return the good losses, (steps,) or (members, steps), else NaN; and who was stopped, when and why."""
         job = self.job
         capacity = max(64, min(4096, 2**20 // job.batch_size))  # of the rows drawn: at most some megabytes
         total = job.steps + 1  # the last evaluation only tests the last update
@@ -339,22 +337,26 @@ class _Runner:
         finally:
             if bar is not None:
                 bar.clear()
-        losses = np.concatenate(pieces)
-        accepted = np.asarray(self.now.accepted)
-        reasons = []
-        for member, step in enumerate(np.atleast_1d(accepted)):
-            value = float(losses.reshape(done, -1)[min(step, done - 1), member])
-            cap = float(np.atleast_1d(bound)[member])
-            if not np.isfinite(value):
-                reasons.append(f"its loss is {value}")
-            elif abs(value) > cap:
-                reasons.append(f"its loss {value:.6g} is beyond the limit of {cap:.6g} in size")
-            else:
-                reasons.append(f"its loss is {value:.6g} but its gradient is not finite")
-        # A run whose members have all stopped is shorter than asked for.
-        missing = max(0, job.steps - done)
-        losses = np.concatenate([losses, np.full((missing, *losses.shape[1:]), np.nan, np.float32)])[: job.steps]
-        return losses.T, accepted, reasons
+        return self._result(np.concatenate(pieces), np.asarray(bound))
+
+    def _result(self, values: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[int, str]]]:
+        accepted, steps = np.asarray(self.now.accepted), self.job.steps
+        losses = np.full((*accepted.shape, steps), np.nan, np.float32)
+        losses[..., : len(values)] = values[:steps].T
+        losses[np.arange(steps) >= accepted[..., None]] = np.nan
+        refused = {}
+        for member, step in enumerate(np.atleast_1d(accepted).tolist()):
+            if step <= steps:
+                value = np.atleast_2d(values.T)[member, step]
+                limit = np.atleast_1d(bound)[member]
+                if not np.isfinite(value):
+                    reason = f"its loss is {value}"
+                elif abs(value) > limit:
+                    reason = f"its loss {value:.6g} is beyond the limit of {limit:.6g} in size"
+                else:
+                    reason = f"its loss is {value:.6g} but its gradient is not finite"
+                refused[member] = step, reason
+        return losses, refused
 
 
 class _Bar:

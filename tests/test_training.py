@@ -410,7 +410,7 @@ def test_other_variables_of_members_survive():
 
 def test_a_member_that_diverges_spoils_no_other():
     models = [Counter(-30.0), Counter(0.0), Counter(2.0), Counter(-50.0)]
-    with pytest.raises(Diverged, match="2 of 4 members.*member 1 at step 4.*member 2 at step 2") as caught:
+    with pytest.raises(Diverged, match=r"2 of 4 members.*member 1 at step 4.*member 2 at step 2") as caught:
         fit_many(models, nan_loss, jnp.ones(4), key=KEY, steps=20, batch_size=2, optimizer=ONE)
     assert caught.value.members == {1: 4, 2: 2}
     assert (caught.value.step, caught.value.loss) == (2, 2.0)
@@ -501,7 +501,7 @@ GOOD = {"key": KEY, "steps": 3, "batch_size": 4, "optimizer": SGD}
     [
         ({"data": jnp.ones((5, 3)).at[2, 1].set(jnp.nan)}, "expected data to be finite, got 1 of 15"),
         ({"data": jnp.full((5, 3), jnp.inf)}, "expected data to be finite, got 15 of 15"),
-        ({"data": (jnp.ones((5, 3)), jnp.ones(6))}, r"expected data to be arrays of equal length, got lengths \[5, 6\]"),
+        ({"data": (jnp.ones((5, 3)), jnp.ones(6))}, "expected data to be arrays of equal length, got .*5, 6"),
         ({"data": jnp.ones((0, 3))}, "expected data to have at least one row, got"),
         ({"data": {}}, "expected data to be an array"),
         ({"data": 3.0}, "expected data to be an array"),
