@@ -182,6 +182,18 @@ def test_what_makes_an_environment_anew(checkout, damage):
 
 
 @posix
+def test_an_environment_left_half_completed_is_not_trusted(checkout, monkeypatch):
+    _, trace = checkout
+    course.environment("default", {"lab"})
+    with monkeypatch.context() as stopped:
+        stopped.setattr(course, "install", lambda python, what: False)
+        with pytest.raises(course.Refusal):
+            course.environment("default", {"lab", "test"})
+    course.environment("default", {"lab"})
+    assert trace.count("create") == 2
+
+
+@posix
 def test_a_style_setting_leaves_the_environment_alone(checkout):
     place, trace = checkout
     course.environment("default", {"lab"})
