@@ -282,8 +282,6 @@ def _chunk(
         good, current, passed, value = attempt(
             run.good, run.current, run.accepted == run.step, bound, settings, batch, step_key
         )
-        if sharding is not None:
-            good, current = jax.lax.with_sharding_constraint((good, current), _everywhere(sharding))
         losses = losses.at[run.step - start].set(value)
         return _Run(good, current, run.step + 1, run.accepted + passed), losses
 
@@ -303,7 +301,7 @@ class _Runner:
         # A weakly typed or plain Python leaf would change its type in the loop, and compile it twice.
         self.now = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.result_type(leaf)), start)
         if job.sharding is not None:
-            self.now = jax.device_put(self.now, _everywhere(job.sharding))
+            self.now = jax.device_put(self.now, NamedSharding(job.sharding.mesh, PartitionSpec()))  # a copy each
 
     def run(self, progress: bool) -> tuple[np.ndarray, dict[int, tuple[int, str]]]:
         """Return the good losses, (steps,) or (members, steps), else NaN; and who was stopped, when and why."""
@@ -385,10 +383,6 @@ class _Bar:
             from IPython.display import clear_output
 
             clear_output()
-
-
-def _everywhere(sharding: NamedSharding) -> NamedSharding:
-    return NamedSharding(sharding.mesh, PartitionSpec())
 
 
 def _fresh(model: nnx.Module, optimizer: Any) -> nnx.Optimizer:
