@@ -456,13 +456,9 @@ def setup_block(repository: str) -> str:
     if repository:
         otherwise = f"    %pip install --quiet git+{repository}\n    import gm_utils"
     else:
-        otherwise = (
-            "    raise ModuleNotFoundError(\n"
-            '        "gm_utils is missing: open the course with `python3 course.py lab`, "\n'
-            '        "or upload the copies that `python3 course.py colab` writes"\n'
-            "    ) from None"
-        )
-    return f"{SETUP_START}\nexcept ModuleNotFoundError:\n{otherwise}"
+        words = "gm_utils is missing: start with `python3 course.py lab` (or `colab`)"
+        otherwise = f'    raise ModuleNotFoundError("{words}") from None'
+    return f"{SETUP_START}  # noqa: F401\nexcept ModuleNotFoundError:\n{otherwise}"
 
 
 def setup_cell(notebook: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,215 @@
+"""Every notebook run in this process: its experiments swept, its exercises solved, its verdicts turned."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import notebook_tools as tools
+from gm_utils import sampling
+from gm_utils.experiment import experiment
+from gm_utils.plotting import figure
+
+NUMBERS = {path.name[:2]: path for path in tools.QUESTIONS}
+
+@pytest.fixture(autouse=True)
+def _rules_of_a_reader():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module", params=NUMBERS)
+def done(request):
+    return request.param, tools.run(tools.read(NUMBERS[request.param]))
+
+
+def test_every_experiment_over_its_whole_range(done):
+    _, ran = done
+    found = tools.experiments_of(ran)
+    assert found
+    assert {name: tools.sweep(one) for name, one in found.items()} == {name: [] for name in found}
+
+
+def test_a_second_run_in_the_same_names_gives_the_same_page(done):
+    number, ran = done
+    before = {name: claim.verdict for name, claim in ran.names.items() if hasattr(claim, "verdict")}
+    pictures = {name: one.pixels() for name, one in tools.experiments_of(ran).items()}
+    for cell in tools.code_cells(tools.read(NUMBERS[number])):
+        tools.run_cell(cell.source, ran.names)
+    assert {name: claim.verdict for name, claim in ran.names.items() if hasattr(claim, "verdict")} == before
+    for name, one in tools.experiments_of(ran).items():
+        np.testing.assert_array_equal(one.pixels(), pictures[name])
+
+
+# For every exercise: answers that are wrong in a way that people are wrong.
+MISTAKES = {
+    "02": {
+        "self_normalised": [
+            "def self_normalised(values, log_weights):\n    w = jnp.exp(log_weights)\n"
+            "    return (w * values).sum() / w.sum()",
+            "def self_normalised(values, log_weights):\n    w = jnp.exp(log_weights - log_weights.max())\n"
+            "    return (w * values).mean()",
+            "def self_normalised(values, log_weights):\n    return (log_weights * values).sum() / log_weights.sum()",
+            "def self_normalised(values, log_weights):\n    w = jnp.exp(log_weights.max() - log_weights)\n"
+            "    return (w * values).sum() / w.sum()",
+        ],
+        "log_mean_weight": [
+            "def log_mean_weight(log_weights):\n    return jnp.log(jnp.exp(log_weights).mean())",
+            "def log_mean_weight(log_weights):\n    m = log_weights.max()\n"
+            "    return m + jnp.log(jnp.exp(log_weights - m).sum())",
+            "def log_mean_weight(log_weights):\n    m = log_weights.max()\n"
+            "    return jnp.log(jnp.exp(log_weights - m).mean())",
+            "def log_mean_weight(log_weights):\n    return log_weights.mean()",
+        ],
+        "variances": [
+            "def variances(s):\n    a = 1 - 1 / (2 * s**2)\n    return 3 * s / (4 * jnp.sqrt(2)) * a**-2.5",
+            "def variances(s):\n    a = 1 - 1 / (2 * s**2)\n"
+            "    return 3 * s / (4 * jnp.sqrt(2)) * jnp.maximum(a, 0) ** -2.5",
+            "def variances(s):\n    return 2 * jnp.ones_like(s)",
+        ],
+    },
+}
+
+
+def exercises(notebook):
+    """Return {function: (checking cell, folded solution)}."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    solutions = re.findall(r"<summary>Solution</summary>\s*```python\n(.*?)```", text, flags=re.S)
+    by_name = {re.search(r"def (\w+)", solution)[1]: solution for solution in solutions}
+    checks = {}
+    for cell in tools.code_cells(notebook):
+        called = re.search(r"(?m)^check\((\w+),", cell.source)
+        if called:
+            checks[called[1]] = cell
+    assert set(checks) == set(by_name), "every exercise has a check and a folded solution"
+    return {name: (checks[name], by_name[name]) for name in checks}
+
+
+def test_exercises(done):
+    number, ran = done
+    found = exercises(tools.read(NUMBERS[number]))
+    assert len(found) >= 3
+    assert set(found) == set(MISTAKES[number])
+    for name, (cell, solution) in found.items():
+        assert ran.values[cell.id].status == "not attempted"
+        tools.run_cell(solution, ran.names)
+        assert tools.run_cell(cell.source, ran.names).status == "right", name
+        assert len(MISTAKES[number][name]) >= 3
+        for mistake in MISTAKES[number][name]:
+            tools.run_cell(mistake, ran.names)
+            assert tools.run_cell(cell.source, ran.names).status == "not yet", mistake
+
+
+def flipped_weights(monkeypatch):
+    right = sampling.importance_estimate
+    monkeypatch.setattr(
+        sampling, "importance_estimate", lambda values, log_w, **options: right(values, -log_w, **options)
+    )
+
+
+def biased_coins(monkeypatch):
+    right = sampling.BayesNet.forward_sample
+
+    def wrong(net, key, n):
+        return {node: jnp.where(jnp.arange(n) % 20 == 0, 1, draws) for node, draws in right(net, key, n).items()}
+
+    monkeypatch.setattr(sampling.BayesNet, "forward_sample", wrong)
+
+
+# (notebook, what is broken, the claims that must turn from what they are to "wrong")
+BROKEN = [
+    ("02", flipped_weights, ["claim_2c", "claim_2d"]),
+    ("02", biased_coins, ["claim_2a", "claim_2b"]),
+]
+
+
+@pytest.mark.parametrize(("number", "fault", "claims"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
+def test_a_broken_implementation_flips_the_verdict(number, fault, claims, monkeypatch):
+    fault(monkeypatch)
+    ran = tools.run(tools.read(NUMBERS[number]), keep_going=True)
+    assert {name: ran.names[name].verdict for name in claims} == dict.fromkeys(claims, "wrong")
+
+
+# (notebook, claim, names with the values under which the claim would have no exception, the verdict then)
+OTHER_WORLDS = [
+    ("02", "claim_2b", {"rich_error": 9.0, "share": 0.5}, "stands"),
+    ("02", "claim_2d", {"shares": {20: 0.8}, "narrow": {100: 0.5, 100_000: 0.5}}, "stands"),
+    ("02", "claim_2a", {"observed": np.ones(32)}, "wrong"),
+]
+
+
+@pytest.mark.parametrize(("number", "claim", "world", "verdict"), OTHER_WORLDS, ids=lambda value: str(value)[:12])
+def test_verdicts_follow_the_evidence(number, claim, world, verdict, done):
+    at, ran = done
+    if at != number:
+        pytest.skip(f"a case of notebook {number}")
+    cell = next(c for c in tools.code_cells(tools.read(NUMBERS[number])) if f"{claim} = Claim(" in c.source)
+    names = ran.names | world
+    source = cell.source[cell.source.index("chi_square =") :] if claim == "claim_2a" else cell.source
+    tools.run_cell(source, names)
+    assert names[claim].verdict == verdict
+
+
+def live(update):
+    fig, axes = figure(size=(2, 2))
+    (line,) = axes.plot([0, 1], [0, 1])
+    return experiment(fig, update(line), alt="A line.", a=(0, 2, 1, 1), b=(0, 2, 1, 1))
+
+
+def good(line):
+    def update(a, b):
+        line.set_ydata([a / 3, b / 3])
+        return {"sum": a + b}
+
+    return update
+
+
+def idle_control(line):
+    def update(a, b):
+        line.set_ydata([a / 3, 0])
+        return {"sum": a + b}
+
+    return update
+
+
+def not_finite(line):
+    def update(a, b):
+        line.set_ydata([a / 3, b / 3])
+        return {"ratio": np.inf if b == 0 else a / b}
+
+    return update
+
+
+def jax_in_an_artist(line):
+    def update(a, b):
+        line.set_ydata(jnp.array([a / 3, b / 3]))
+        return {"sum": a + b}
+
+    return update
+
+
+def raising(line):
+    def update(a, b):
+        line.set_ydata([a / 3, b / 3])
+        if a == b == 2:
+            raise ArithmeticError("both ends")
+        return {"sum": a + b}
+
+    return update
+
+
+@pytest.mark.parametrize(
+    ("update", "words"),
+    [
+        (good, None),
+        (idle_control, "a control changes nothing"),
+        (not_finite, "not finite"),
+        (raising, "raised Arith"),
+        (jax_in_an_artist, "holds a JAX array"),
+    ],
+)
+def test_the_sweep_sees_planted_faults(update, words):
+    problems = tools.sweep(live(update))
+    assert [p for p in problems if words and words in p.what] if words else problems == []
