@@ -1,5 +1,9 @@
-"""Every notebook run in this process: its experiments swept, its exercises solved, its verdicts turned."""
+"""Every notebook run in this process: its experiments swept, its exercises solved, its verdicts turned.
 
+What is particular to a notebook (wrong answers, broken code, other worlds) stands in ``cases_NN.py``.
+"""
+
+import importlib
 import re
 
 import jax
@@ -8,11 +12,11 @@ import numpy as np
 import pytest
 
 import notebook_tools as tools
-from gm_utils import sampling
 from gm_utils.experiment import experiment
 from gm_utils.plotting import figure
 
 NUMBERS = {path.name[:2]: path for path in tools.QUESTIONS}
+CASES = {number: importlib.import_module(f"cases_{number}") for number in NUMBERS}
 
 @pytest.fixture(autouse=True)
 def _rules_of_a_reader():
@@ -43,36 +47,6 @@ def test_a_second_run_in_the_same_names_gives_the_same_page(done):
         np.testing.assert_array_equal(one.pixels(), pictures[name])
 
 
-# For every exercise: answers that are wrong in a way that people are wrong.
-MISTAKES = {
-    "02": {
-        "self_normalised": [
-            "def self_normalised(values, log_weights):\n    w = jnp.exp(log_weights)\n"
-            "    return (w * values).sum() / w.sum()",
-            "def self_normalised(values, log_weights):\n    w = jnp.exp(log_weights - log_weights.max())\n"
-            "    return (w * values).mean()",
-            "def self_normalised(values, log_weights):\n    return (log_weights * values).sum() / log_weights.sum()",
-            "def self_normalised(values, log_weights):\n    w = jnp.exp(log_weights.max() - log_weights)\n"
-            "    return (w * values).sum() / w.sum()",
-        ],
-        "log_mean_weight": [
-            "def log_mean_weight(log_weights):\n    return jnp.log(jnp.exp(log_weights).mean())",
-            "def log_mean_weight(log_weights):\n    m = log_weights.max()\n"
-            "    return m + jnp.log(jnp.exp(log_weights - m).sum())",
-            "def log_mean_weight(log_weights):\n    m = log_weights.max()\n"
-            "    return jnp.log(jnp.exp(log_weights - m).mean())",
-            "def log_mean_weight(log_weights):\n    return log_weights.mean()",
-        ],
-        "variances": [
-            "def variances(s):\n    a = 1 - 1 / (2 * s**2)\n    return 3 * s / (4 * jnp.sqrt(2)) * a**-2.5",
-            "def variances(s):\n    a = 1 - 1 / (2 * s**2)\n"
-            "    return 3 * s / (4 * jnp.sqrt(2)) * jnp.maximum(a, 0) ** -2.5",
-            "def variances(s):\n    return 2 * jnp.ones_like(s)",
-        ],
-    },
-}
-
-
 def exercises(notebook):
     """Return {function: (checking cell, folded solution)}."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
@@ -91,38 +65,18 @@ def test_exercises(done):
     number, ran = done
     found = exercises(tools.read(NUMBERS[number]))
     assert len(found) >= 3
-    assert set(found) == set(MISTAKES[number])
+    assert set(found) == set(CASES[number].MISTAKES)
     for name, (cell, solution) in found.items():
         assert ran.values[cell.id].status == "not attempted"
         tools.run_cell(solution, ran.names)
         assert tools.run_cell(cell.source, ran.names).status == "right", name
-        assert len(MISTAKES[number][name]) >= 3
-        for mistake in MISTAKES[number][name]:
+        assert len(CASES[number].MISTAKES[name]) >= 3
+        for mistake in CASES[number].MISTAKES[name]:
             tools.run_cell(mistake, ran.names)
             assert tools.run_cell(cell.source, ran.names).status == "not yet", mistake
 
 
-def flipped_weights(monkeypatch):
-    right = sampling.importance_estimate
-    monkeypatch.setattr(
-        sampling, "importance_estimate", lambda values, log_w, **options: right(values, -log_w, **options)
-    )
-
-
-def biased_coins(monkeypatch):
-    right = sampling.BayesNet.forward_sample
-
-    def wrong(net, key, n):
-        return {node: jnp.where(jnp.arange(n) % 20 == 0, 1, draws) for node, draws in right(net, key, n).items()}
-
-    monkeypatch.setattr(sampling.BayesNet, "forward_sample", wrong)
-
-
-# (notebook, what is broken, the claims that must turn from what they are to "wrong")
-BROKEN = [
-    ("02", flipped_weights, ["claim_2c", "claim_2d"]),
-    ("02", biased_coins, ["claim_2a", "claim_2b"]),
-]
+BROKEN = [(number, *case) for number, cases in CASES.items() for case in cases.BROKEN]
 
 
 @pytest.mark.parametrize(("number", "fault", "claims"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
@@ -132,12 +86,7 @@ def test_a_broken_implementation_flips_the_verdict(number, fault, claims, monkey
     assert {name: ran.names[name].verdict for name in claims} == dict.fromkeys(claims, "wrong")
 
 
-# (notebook, claim, names with the values under which the claim would have no exception, the verdict then)
-OTHER_WORLDS = [
-    ("02", "claim_2b", {"rich_error": 9.0, "share": 0.5}, "stands"),
-    ("02", "claim_2d", {"shares": {20: 0.8}, "narrow": {100: 0.5, 100_000: 0.5}}, "stands"),
-    ("02", "claim_2a", {"observed": np.ones(32)}, "wrong"),
-]
+OTHER_WORLDS = [(number, *case) for number, cases in CASES.items() for case in cases.OTHER_WORLDS]
 
 
 @pytest.mark.parametrize(("number", "claim", "world", "verdict"), OTHER_WORLDS, ids=lambda value: str(value)[:12])
@@ -147,8 +96,7 @@ def test_verdicts_follow_the_evidence(number, claim, world, verdict, done):
         pytest.skip(f"a case of notebook {number}")
     cell = next(c for c in tools.code_cells(tools.read(NUMBERS[number])) if f"{claim} = Claim(" in c.source)
     names = ran.names | world
-    source = cell.source[cell.source.index("chi_square =") :] if claim == "claim_2a" else cell.source
-    tools.run_cell(source, names)
+    tools.run_cell(cell.source[cell.source.index(f"{claim} = Claim(") :], names)
     assert names[claim].verdict == verdict
 
 
