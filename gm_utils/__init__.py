@@ -1,10 +1,11 @@
 """Helpers of the course: one concept a module, on three floors.
 
-ground: ``validation``, ``data``, ``divergences``, ``training``, ``plotting``;
-models: ``sampling``;
-desk: ``experiment``, ``audit``, ``exercises``.
+- ground: ``validation``, ``data``, ``datasets``, ``divergences``, ``training``, ``plotting``, ``redraw``
+- models: ``sampling``
+- desk: ``experiment``, ``audit``, ``exercises``
 
-A module imports from its own floor or from one below it.
+A module imports from its own floor or from one below it, without circles. Import what you need from its module:
+``from gm_utils.experiment import experiment``.
 """
 
 __version__ = "0.1.0"
