@@ -40,7 +40,7 @@ class Claim:
         right: the statement that is right; shown first.
         evidence: what was measured, name to number.
         refuted_if: what would prove the statement false, name to condition; any true one makes it *wrong*.
-        limited_if: the cases in which it would fail, name to condition; any true one makes it *incomplete*.
+        limited_if: the exceptions that it forgets, name to condition; any true one makes it *incomplete*.
         wording: what to write in the exam.
 
     Attributes:
@@ -74,8 +74,8 @@ class Claim:
 
     def tests(self) -> list[tuple[str, str]]:
         """Return (what was asked, what came out) for every condition."""
-        asked = [(f"refuted if {words}", met) for words, met in self.refuted_if.items()]
-        asked += [(f"fails where {words}", met) for words, met in self.limited_if.items()]
+        asked = [(f"refuted, if {words}", met) for words, met in self.refuted_if.items()]
+        asked += [(f"an exception, if {words}", met) for words, met in self.limited_if.items()]
         return [(words, "yes" if met else "no") for words, met in asked]
 
     def _rows(self) -> list[tuple[str, str]]:

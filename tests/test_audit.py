@@ -37,7 +37,7 @@ def test_verdict_from_conditions(refuted, limited, verdict):
 
 
 def test_the_case_in_which_a_claim_fails_is_named():
-    assert ("fails where draws are dependent", "yes") in claim(limited=True).tests()
+    assert ("an exception, if draws are dependent", "yes") in claim(limited=True).tests()
     assert "draws are dependent: yes" in repr(claim(limited=True))
 
 

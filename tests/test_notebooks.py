@@ -49,7 +49,7 @@ FAULTS = {
     "too many words": (replace("## The question", "## The question\n\n" + "word " * 1600), "words of prose"),
     "too much code": (replace("import jax", "pass\n" * 120 + "import jax", "code"), "lines of code in the core"),
     "a long cell": (replace("import jax", "pass\n" * 26 + "import jax", "code"), "lines in the longest cell"),
-    "too many minutes": (replace("answer | 25 |", "answer | 99 |"), "minutes"),
+    "too many minutes": (replace("exercises | 25 |", "exercises | 99 |"), "minutes"),
     "no title": (replace("# ", "", count=1), "not the title"),
     "no link to the answer": (replace("(#The-answer)", "(#The-question)"), "no link from the title"),
     "another set-up": (replace("try:\n    import gm_utils", "import gm_utils", "code"), "not the set-up cell"),
