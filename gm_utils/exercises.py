@@ -31,11 +31,16 @@ def _short(value: Any) -> str:
 
 
 def _difference(got: Any, wanted: Any, rtol: float) -> str | None:
-    """Return what is wrong with ``got``, or None; both are numbers, arrays or pytrees of arrays."""
+    """Return what is wrong with ``got``, or None; both are numbers, arrays, words, or pytrees of these."""
     mine_tree: Any = jax.tree.structure(got)
     if mine_tree != jax.tree.structure(wanted):
         return f"expected {_structure(wanted)}, got {_structure(got)}"
     for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        if isinstance(theirs, str):
+            fault = _wrong_word(mine, theirs)
+            if fault:
+                return fault
+            continue
         theirs = np.asarray(theirs)
         try:
             mine = np.asarray(mine, dtype=theirs.dtype)
@@ -50,8 +55,17 @@ def _difference(got: Any, wanted: Any, rtol: float) -> str | None:
     return None
 
 
+def _wrong_word(mine: Any, theirs: str) -> str | None:
+    """Return what is wrong with the word ``mine``, or None; the word that is right stays untold, as there are few."""
+    if not isinstance(mine, str):
+        return f"expected a word in quotation marks, got {mine!r}"
+    return None if mine.casefold() == theirs.casefold() else f"{mine!r} is not the word looked for"
+
+
 def _structure(value: Any) -> str:
-    return f"a {type(value).__name__} of {len(value)}" if isinstance(value, tuple | list | dict) else "one array"
+    if isinstance(value, tuple | list | dict):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "one word" if isinstance(value, str) else "one array"
 
 
 def check(
@@ -66,7 +80,8 @@ def check(
 
     Args:
         answer: the reader's function. One that returns None or ``...`` counts as not attempted.
-        reference: the function that is right, called with the same arguments.
+        reference: the function that is right, called with the same arguments; it returns numbers, arrays, words, or
+            tuples, lists and dicts of these. Words count whatever their capitals.
         inputs: tuples of arguments, for example drawn at random.
         hint: one sentence, shown with the first input on which the two differ.
         rtol: relative tolerance, elementwise and against the largest entry.

@@ -80,3 +80,40 @@ def test_no_inputs_or_an_empty_reference_is_refused():
         run(reference, inputs=[])
     with pytest.raises(ValueError, match="expected reference to return numbers"):
         run(reference, reference=lambda x, y: None)
+
+
+WORDS = {"A": "exact", "B": "none"}
+
+
+@pytest.mark.parametrize("answer", [WORDS.get, lambda letter: {"A": "Exact", "B": "NONE"}[letter]])
+def test_words_count_whatever_their_capitals(answer):
+    assert run(answer, WORDS.get, [("A",), ("B",)]).status == "right"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda letter: "exact", "'exact' is not the word looked for"),
+        (lambda letter: "exact" if letter == "A" else "non", "'non' is not"),
+        (lambda letter: "exact" if letter == "A" else " none", "' none' is not"),
+        (lambda letter: 7, "expected a word in quotation marks, got 7"),
+        (lambda letter: jnp.zeros(2), "expected a word in quotation marks, got Array"),
+        (lambda letter: (letter, letter), "expected one word, got a tuple of 2"),
+    ],
+)
+def test_a_wrong_word_is_refused_and_the_right_one_not_told(answer, told):
+    result = run(answer, WORDS.get, [("A",), ("B",)])
+    assert result.status == "not yet"
+    assert told in result.message
+    assert "none" not in result.message.replace("' none'", "")
+    assert "First failing input: '" in result.message
+
+
+def test_words_among_numbers():
+    def reference(x):
+        return "mean", x.mean()
+
+    one = [(jnp.ones(2),)]
+    assert run(lambda x: ("Mean", 1.0), reference, one).status == "right"
+    assert run(lambda x: ("mean", 2.0), reference, one).status == "not yet"
+    assert run(lambda x: ("median", 1.0), reference, one).status == "not yet"
