@@ -1,0 +1,29 @@
+"""How many operations a function takes: a count, the same on every run, where a clock is not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def operations(f: Callable[..., Any], *args: Any, compiled: bool = True) -> float:
+    """Return how many arithmetic operations one call ``f(*args)`` takes, by XLA's own cost analysis; nothing is run.
+
+    An addition or a multiplication counts 1, and so does a tanh, an exp or a log. A product of (a, b) by (b, c)
+    matrices counts 2 a b c. The body of a ``lax`` loop is counted once, however often it runs: unroll it.
+
+    Args:
+        f: a function that ``jax.jit`` takes.
+        args: arrays or pytrees of arrays; only their shapes and dtypes matter.
+        compiled: count what is left once the compiler has merged and dropped work; False counts the program as written.
+
+    Raises:
+        ValueError: if ``f`` takes no operation that the analysis counts.
+    """
+    lowered = jax.jit(f).lower(*args)
+    costs: Any = (lowered.compile() if compiled else lowered).cost_analysis()
+    costs = costs[0] if isinstance(costs, list | tuple) else costs
+    count = float(costs.get("flops", 0.0)) + float(costs.get("transcendentals", 0.0))
+    if not count > 0:
+        raise ValueError(f"expected f to take at least one operation, got a count of {count:g}")
+    return count
