@@ -1,7 +1,8 @@
 """Helpers of the course: one concept a module, on three floors.
 
-- ground: ``validation``, ``data``, ``datasets``, ``divergences``, ``training``, ``plotting``, ``redraw``
-- models: ``sampling``
+- ground: ``validation``, ``precision``, ``counting``, ``data``, ``datasets``, ``divergences``, ``training``,
+  ``plotting``, ``redraw``
+- models: ``mixtures``, ``sampling``, ``tape``
 - desk: ``experiment``, ``audit``, ``exercises``
 
 A module imports from its own floor or from one below it, without circles. Import what you need from its module:

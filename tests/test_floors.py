@@ -17,7 +17,7 @@ FLOORS = ["ground", "models", "desk"]
 
 def floors_of(text):
     """Return {module: floor} as a package's docstring lists them."""
-    lines = re.findall(r"(?m)^- (\w+): (.*)$", text)
+    lines = re.findall(r"(?m)^- (\w+): (.*(?:\n  .*)*)", text)
     return {name: FLOORS.index(floor) for floor, names in lines for name in re.findall(r"``(\w+)``", names)}
 
 
