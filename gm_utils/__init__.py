@@ -2,7 +2,7 @@
 
 - ground: ``validation``, ``precision``, ``counting``, ``data``, ``datasets``, ``divergences``, ``training``,
   ``plotting``, ``redraw``
-- models: ``mixtures``, ``sampling``, ``tape``
+- models: ``mixtures``, ``sampling``, ``tape``, ``variational``
 - desk: ``experiment``, ``audit``, ``exercises``
 
 A module imports from its own floor or from one below it, without circles. Import what you need from its module:
