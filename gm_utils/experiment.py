@@ -24,7 +24,7 @@ import ipywidgets
 import numpy as np
 from matplotlib.figure import Figure
 
-from gm_utils.plotting import picture_bundle, png, require_alt
+from gm_utils.plotting import live_png, picture_bundle, require_alt
 from gm_utils.redraw import Redraw
 from gm_utils.validation import refuse
 
@@ -119,7 +119,7 @@ class Experiment:
         self._image = ipywidgets.Image(format="png", width=width, height=height, layout=shape)
         self._numbers, self._error = ipywidgets.HTML(), ipywidgets.HTML()
         sliders = ipywidgets.HBox([c.widget for c in self._controls.values()], layout={"flex_flow": "row wrap"})
-        words = ipywidgets.HTML(f'<small style="opacity:.75">{html.escape(alt)}</small>')
+        words = ipywidgets.HTML(f'<small style="opacity:.75;line-height:1.3;display:block">{html.escape(alt)}</small>')
         self._box = ipywidgets.VBox([sliders, self._image, self._numbers, self._error, words])
         self._show()
         for control in self._controls.values():
@@ -179,7 +179,7 @@ class Experiment:
             f'<b style="font-size:1.3em">{number:.4g}</b></span>'
             for name, number in self.readout.items()
         )
-        self._image.value = png(self._redraw.pixels(), compress_level=1)
+        self._image.value = live_png(self._redraw.pixels())
         self._numbers.value = f'<div role="status">{cells}</div>'
         self._error.value = ""
 

@@ -7,6 +7,8 @@ measured. These three differ in lightness as well, so that they survive a grey p
 
 import base64
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,25 @@ def png(pixels: np.ndarray, *, compress_level: int = 9) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., :3] if opaque else pixels).save(buffer, "png", compress_level=compress_level)
     return buffer.getvalue()
+
+
+def live_png(pixels: np.ndarray) -> bytes:
+    """Return ``pixels``, (height, width, 4) uint8, as a PNG in half the time of ``png``, for pictures that move.
+
+    Pillow tries several filters on each row of a picture. Plots are flat and compress as well without: this writes the
+    four parts of the file itself (PNG specification, third edition, sections 5 and 11), filter 0 and zlib level 1.
+    """
+    height, width = pixels.shape[:2]
+    if not (pixels[..., 3] == 255).all():
+        return png(pixels, compress_level=1)
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with its filter, 0 for none
+    rows[:, 1:] = pixels[..., :3].reshape(height, 3 * width)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")]
+    file = [b"\x89PNG\r\n\x1a\n"]
+    for kind, content in parts:
+        file += [struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(kind + content))]
+    return b"".join(file)
 
 
 def picture_bundle(pixels: np.ndarray, alt: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -24,6 +24,7 @@ from matplotlib.spines import Spine
 from matplotlib.transforms import Bbox
 
 _MARGIN = 3.0  # pixels: antialiasing and snapping reach past an extent by less than this
+_CLIP_MARGIN = 1.0  # pixels: Agg rounds a clip box to whole pixels
 _EVERYWHERE = Bbox([[-1e9, -1e9], [1e9, 1e9]])
 
 
@@ -69,17 +70,26 @@ def _leaves(parent: Figure | Axes) -> Iterator[tuple[Artist, Axes | None, bool]]
 
 def _extent(leaf: Artist, owner: Axes | None, fixed: bool, renderer: Any) -> Bbox:
     """Return a box in pixels that surely holds all that ``leaf`` paints, now and until the background is renewed."""
+    box, margin = _EVERYWHERE, _CLIP_MARGIN
     if fixed:
         reach = leaf.get_markersize() * renderer.dpi / 72 if isinstance(leaf, Line2D) else 0.0
-        box = leaf.get_window_extent(renderer)
+        box, margin = leaf.get_window_extent(renderer), _MARGIN + reach
     elif isinstance(leaf, Legend):
-        reach, box = 0.0, leaf.get_window_extent(renderer)
-        inside = owner is not None and np.allclose(Bbox.union([box, owner.bbox]).bounds, owner.bbox.bounds)
-        box = owner.bbox if owner is not None and inside else _EVERYWHERE
-    else:
-        clip = leaf.get_clip_box() if leaf.get_clip_on() else None
-        reach, box = 0.0, _EVERYWHERE if clip is None else clip
-    return Bbox(box.get_points()).padded(reach + _MARGIN)
+        now = leaf.get_window_extent(renderer)
+        if owner is not None and np.allclose(Bbox.union([now, owner.bbox]).bounds, owner.bbox.bounds):
+            box = owner.bbox
+    elif leaf.get_clip_on():
+        box = leaf.get_clip_box() or _EVERYWHERE
+    return Bbox(box.get_points()).padded(margin)
+
+
+def _painted(leaf: Artist, renderer: Any) -> Bbox | None:
+    """Paint ``leaf`` alone and return the box of its pixels, None if there are none: slower than a guess, but exact."""
+    renderer.clear()
+    leaf.draw(renderer)
+    marked = np.asarray(renderer.buffer_rgba())[::-1, :, 3] > 0  # Agg counts rows from the top, a Bbox from below
+    rows, columns = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))
+    return Bbox([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]]) if rows.size else None
 
 
 class Redraw:
@@ -170,16 +180,25 @@ class Redraw:
         renderer = self.canvas.get_renderer()
         below: list[Artist] = []
         taken: dict[tuple[float, ...], Bbox] = {}
+        picture = self.pixels()
+
+        def free(extent: Bbox) -> bool:
+            return not any(extent.overlaps(other) for other in taken.values())
+
         for leaf, owner, fixed in _leaves(self.figure):
             if fixed and not leaf.get_visible():
                 continue
             extent = _extent(leaf, owner, fixed, renderer)
-            if fixed and not any(extent.overlaps(other) for other in taken.values()):
+            if fixed and not free(extent):
+                painted = _painted(leaf, renderer)
+                if painted is None:
+                    continue
+                extent = painted
+            if fixed and free(extent):
                 below.append(leaf)
             else:
                 taken[tuple(extent.extents)] = extent
                 self.redrawn.append(leaf)
-        picture = self.pixels()
         renderer.clear()
         for leaf in below:
             leaf.draw(renderer)

@@ -35,13 +35,13 @@ def test_a_picture_without_words_is_refused(alt):
         plotting.show(made(), alt)
 
 
-@pytest.mark.parametrize("level", [1, 9])
-def test_png_keeps_every_pixel(level):
+@pytest.mark.parametrize("encode", [plotting.png, plotting.live_png])
+def test_png_keeps_every_pixel(encode):
     rng = np.random.default_rng(0)
     opaque = rng.integers(0, 256, (5, 7, 4), dtype=np.uint8)
     clear = opaque.copy()
     opaque[..., 3] = 255
-    back = [np.asarray(Image.open(io.BytesIO(plotting.png(p, compress_level=level)))) for p in (opaque, clear)]
+    back = [np.asarray(Image.open(io.BytesIO(encode(p)))) for p in (opaque, clear)]
     np.testing.assert_array_equal(back[0], opaque[..., :3])
     np.testing.assert_array_equal(back[1], clear)
 
