@@ -72,8 +72,11 @@ BROKEN = [(forgotten_determinant, ["claim_1b", "claim_1c"]), (means_astray, ["cl
 # (claim, names with other values, the verdict then); the cell runs from the claim's own assignment on
 OTHER_WORLDS = [
     ("claim_1a", {"right_class": 0.4, "right_draw": 0.4}, "stands"),
+    ("claim_1a", {"spread": 0.001}, "stands"),
+    ("claim_1b", {"eight": [0.1, 0.02, -0.013]}, "wrong"),
     ("claim_1a", {"gain": -0.1}, "wrong"),
     ("claim_1b", {"single": [1.4, 1.4, 0.9]}, "wrong"),
-    ("claim_1c", {"energy_total": 1.0, "short": 0.0}, "stands"),
+    ("claim_1c", {"energy_total": 1.0}, "stands"),
+    ("claim_1c", {"short": -0.33}, "stands"),
     ("claim_1c", {"doubling": {"mixture": 1.0, "curve": 1.0}}, "wrong"),
 ]
