@@ -61,5 +61,5 @@ OTHER_WORLDS = [
     ("claim_4c", {"large": np.array([65536.0, 65536.0, 1.6])}, "wrong"),
     ("claim_4c", {"large": np.array([65536.0, 570.0, 0.0])}, "wrong"),
     ("claim_4c", {"reverse": 1.0}, "wrong"),
-    ("claim_4c", {"large": np.array([65536.0, 0.0, 5.3]), "small": np.array([256.0, 0.0, 2.0])}, "wrong"),
+    ("claim_4c", {"large": np.array([65536.0, 570.0, 5.3])}, "wrong"),
 ]
