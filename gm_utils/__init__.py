@@ -1,7 +1,7 @@
 """Helpers of the course: one concept a module, on three floors.
 
-- ground: ``validation``, ``precision``, ``counting``, ``data``, ``datasets``, ``divergences``, ``training``,
-  ``plotting``, ``redraw``
+- ground: ``validation``, ``precision``, ``counting``, ``data``, ``datasets``, ``grammar``, ``divergences``,
+  ``training``, ``plotting``, ``redraw``
 - models: ``mixtures``, ``sampling``, ``tape``, ``variational``
 - desk: ``experiment``, ``audit``, ``exercises``
 

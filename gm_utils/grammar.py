@@ -1,0 +1,193 @@
+"""Text whose entropy is known: sentences of a small grammar, with the exact score of every order of memory.
+
+The grammar is a graph of words. Spelt out it becomes a Markov chain whose states are places in the graph, and in which
+the next character settles the next state. So every entropy below is a finite sum, and nothing is estimated.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gm_utils.validation import positive_int, refuse
+
+Rules = Mapping[str, Sequence[tuple[float, str, str]]]
+
+
+class Grammar:
+    """A source of endless text: from the first node on, draw a word, write it, go to the node that it names.
+
+    Args:
+        rules: ``{node: [(probability, word, next node), ...]}``. The first node begins a sentence. No word of a node
+            may begin another word of the same node, so that a text has one reading.
+
+    Attributes:
+        alphabet: the characters in order; a character's code is its place here.
+
+    Raises:
+        ValueError: for no rules, an unknown node, an empty word, a word that begins another, probabilities that are
+            not positive or do not sum to 1, and rules that can get caught in one of several parts of the graph.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        _check(rules)
+        self.alphabet = "".join(sorted({c for words in rules.values() for _, word, _ in words for c in word}))
+        states = {(node, ""): k for k, node in enumerate(rules)}  # (node, letters of a word already written)
+        moves: list[tuple[int, str, int, float]] = []
+        for node, words in rules.items():
+            weight: dict[str, float] = {}
+            goal: dict[str, tuple[str, str]] = {}
+            for probability, word, following in words:
+                for k in range(1, len(word) + 1):
+                    weight[word[:k]] = weight.get(word[:k], 0.0) + probability
+                    goal[word[:k]] = (node, word[:k]) if k < len(word) else (following, "")
+            for prefix, total in weight.items():
+                before = states.setdefault((node, prefix[:-1]), len(states))
+                after = states.setdefault(goal[prefix], len(states))
+                moves.append((before, prefix[-1], after, total / weight.get(prefix[:-1], 1.0)))
+        self._chance = np.zeros((len(states), len(self.alphabet)))  # P(character | state)
+        self._next = np.zeros((len(states), len(self.alphabet)), int)
+        for before, character, after, probability in moves:
+            self._chance[before, self.alphabet.index(character)] = probability
+            self._next[before, self.alphabet.index(character)] = after
+        self._chance /= self._chance.sum(axis=1, keepdims=True)
+        self._stationary = self._long_run()
+
+    def sample(self, key: jax.Array, n: int) -> jax.Array:
+        """Return the codes of ``n`` characters that start with a sentence, (n,) int32."""
+        uniform = np.asarray(jax.random.uniform(key, (positive_int("n", n),)), float).tolist()
+        sums, following = np.cumsum(self._chance, axis=1), self._next.tolist()
+        sums[sums > 1 - 1e-12] = 2.0  # rounding must not leave a gap below 1
+        table, state, codes = sums.tolist(), 0, []
+        for u in uniform:
+            codes.append(bisect_right(table[state], u))
+            state = following[state][codes[-1]]
+        return jnp.asarray(codes, jnp.int32)
+
+    def decode(self, codes: Any) -> str:
+        """Return the text of an array of codes, (n,)."""
+        return "".join(self.alphabet[code] for code in self._codes(codes))
+
+    def encode(self, text: str) -> jax.Array:
+        """Return the codes of a text, (n,) int32.
+
+        Raises:
+            ValueError: for an empty text, and for a character outside of the alphabet.
+        """
+        strange = sorted(set(text) - set(self.alphabet))
+        if not text or strange:
+            raise refuse("text", f"of characters of {self.alphabet!r}", "".join(strange) or "none")
+        return jnp.asarray([self.alphabet.index(character) for character in text], jnp.int32)
+
+    def log_prob(self, codes: Any) -> float:
+        """Return the log probability in nats of a text that starts with a sentence; -inf if it breaks a rule."""
+        state, total = 0, 0.0
+        for code in self._codes(codes):
+            if not self._chance[state, code]:
+                return -math.inf
+            total += math.log(self._chance[state, code])
+            state = int(self._next[state, code])
+        return total
+
+    def contexts(self, order: int) -> dict[str, np.ndarray]:
+        """Return the long-run P(context, next character): an array (characters,) for each context of ``order`` letters.
+
+        A row divided by its sum is the best prediction that ``order`` characters of memory allow. Contexts that never
+        occur are left out. The table grows exponentially with ``order``.
+        """
+        if order:
+            positive_int("order", order)
+        found: dict[str, dict[int, float]] = {"": {s: p for s, p in enumerate(self._stationary) if p > 0}}
+        options = [
+            [(c, int(after[c]), row[c]) for c in np.flatnonzero(row)]
+            for row, after in zip(self._chance, self._next, strict=True)
+        ]
+        for _ in range(order):
+            longer: dict[str, dict[int, float]] = {}
+            for context, belief in found.items():
+                for state, weight in belief.items():
+                    for c, after, probability in options[state]:
+                        seen = longer.setdefault(context + self.alphabet[c], {})
+                        seen[after] = seen.get(after, 0.0) + weight * probability
+            found = longer
+        return {
+            context: np.array(list(belief.values())) @ self._chance[list(belief)] for context, belief in found.items()
+        }
+
+    def entropy_bits(self, order: int | None = None) -> float:
+        """Return the entropy of the next character given the ``order`` characters before it, in bits per character.
+
+        ``order=0`` is the entropy of single characters (unigram), 1 that of a bigram table, None that of the source
+        itself, which knows the whole past: Shannon (1948), theorem 5 and section 7. It is the least that any model
+        with that memory can score on average.
+        """
+        if order is None:
+            return float(self._stationary @ _bits(self._chance).sum(axis=1))
+        table = np.array(list(self.contexts(order).values()))
+        return float(_bits(table).sum() - _bits(table.sum(axis=1)).sum())
+
+    def _codes(self, codes: Any) -> list[int]:
+        array = np.asarray(codes)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise refuse("codes", "to be whole numbers of shape (n,)", f"{array.dtype} of shape {array.shape}")
+        if array.size and not (array.min() >= 0 and array.max() < len(self.alphabet)):
+            raise refuse("codes", f"to lie in 0 to {len(self.alphabet) - 1}", f"{array.min()} to {array.max()}")
+        return array.tolist()
+
+    def _long_run(self) -> np.ndarray:
+        """Return the share of time spent in each state, (states,)."""
+        size = len(self._chance)
+        flow = np.zeros((size, size))
+        for code in range(len(self.alphabet)):
+            np.add.at(flow, (np.arange(size), self._next[:, code]), self._chance[:, code])
+        system = np.vstack([flow.T - np.eye(size), np.ones(size)])
+        share, _, rank, _ = np.linalg.lstsq(system, np.append(np.zeros(size), 1.0), rcond=None)
+        if rank < size:
+            raise refuse("rules", "to lead everywhere in the long run", "parts that are never left")
+        return np.where(share > 1e-12, share, 0.0)
+
+
+def _bits(p: np.ndarray) -> np.ndarray:
+    return -p * np.log2(np.where(p > 0, p, 1.0))
+
+
+def _check(rules: Rules) -> None:
+    if not rules:
+        raise refuse("rules", "for at least one node", "none")
+    for node, words in rules.items():
+        total = sum(probability for probability, _, _ in words)
+        if not all(probability > 0 for probability, _, _ in words) or not abs(total - 1) < 1e-9:
+            raise refuse(f"the probabilities of node {node!r}", "to be positive and to sum to 1", total)
+        spelt = sorted(word for _, word, _ in words)
+        for word, after in zip(spelt, [*spelt[1:], "\0"], strict=True):
+            if not word or after.startswith(word):
+                wanted = "to have letters, and none to be the beginning of another"
+                raise refuse(f"the words of node {node!r}", wanted, repr(word))
+        strange = {following for _, _, following in words} - set(rules)
+        if strange:
+            raise refuse(f"the next nodes of {node!r}", f"to be among {', '.join(rules)}", ", ".join(sorted(strange)))
+
+
+def _sentences() -> Rules:
+    """Return the rules of sentences such as "the red cats near the dog see the rats. "."""
+    rules: dict[str, list[tuple[float, str, str]]] = {"start": [(1.0, "the ", "subject")]}
+    places = [("subject", " ", "one", "many"), ("object", ". ", "start", "start")]
+    places += [(f"near {number}", " ", f"{number} verb", f"{number} verb") for number in ("one", "many")]
+    for place, end, one, many in places:
+        numbers = (("", one), ("s", many))
+        nouns = [(noun + s + end, goal) for noun in ("cat", "dog", "hen", "rat") for s, goal in numbers]
+        rules[f"{place} noun"] = [(1 / 8, noun, goal) for noun, goal in nouns]
+        rules[place] = [(1 / 4, adjective, f"{place} noun") for adjective in ("old ", "red ")]
+        rules[place] += [(1 / 16, noun, goal) for noun, goal in nouns]
+    for number, s in (("one", "s"), ("many", "")):
+        rules[f"{number} verb"] = [(0.5, f"see{s} the ", "object"), (0.5, f"sleep{s}. ", "start")]
+        rules[number] = [(0.5, "near the ", f"near {number}")]
+        rules[number] += [(p / 2, word, goal) for p, word, goal in rules[f"{number} verb"]]
+    return rules
+
+
+sentences = Grammar(_sentences())
