@@ -1,8 +1,8 @@
 """Helpers of the course: one concept a module, on three floors.
 
 - ground: ``validation``, ``precision``, ``counting``, ``data``, ``datasets``, ``grammar``, ``divergences``,
-  ``training``, ``plotting``, ``redraw``
-- models: ``mixtures``, ``sampling``, ``tape``, ``variational``
+  ``loop``, ``training``, ``plotting``, ``redraw``
+- models: ``mixtures``, ``sampling``, ``tape``, ``variational``, ``gan``, ``scoring``, ``autoregressive``
 - desk: ``experiment``, ``audit``, ``exercises``
 
 A module imports from its own floor or from one below it, without circles. Import what you need from its module:

@@ -71,7 +71,8 @@ def test_a_planted_fault_is_seen(floors, imports, words):
 
 
 HEAVY = ["sklearn", "scipy.stats", "scipy.optimize", "matplotlib.pyplot", "ipywidgets", "flax", "optax", "pandas"]
-NEEDED = {"experiment": ["ipywidgets"], "training": ["flax", "optax"]}
+NETWORKS = ["loop", "training", "scoring", "autoregressive", "vae", "flows", "gan"]
+NEEDED = {"experiment": ["ipywidgets"], **dict.fromkeys(NETWORKS, ["flax", "optax"])}
 
 
 @pytest.mark.parametrize("name", MODULES)
