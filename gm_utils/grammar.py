@@ -56,17 +56,30 @@ class Grammar:
             self._next[before, self.alphabet.index(character)] = after
         self._chance /= self._chance.sum(axis=1, keepdims=True)
         self._stationary = self._long_run()
+        self._tables: dict[int, dict[str, np.ndarray]] = {}
 
-    def sample(self, key: jax.Array, n: int) -> jax.Array:
-        """Return the codes of ``n`` characters that start with a sentence, (n,) int32."""
-        uniform = np.asarray(jax.random.uniform(key, (positive_int("n", n),)), float).tolist()
-        sums, following = np.cumsum(self._chance, axis=1), self._next.tolist()
-        sums[sums > 1 - 1e-12] = 2.0  # rounding must not leave a gap below 1
-        table, state, codes = sums.tolist(), 0, []
-        for u in uniform:
-            codes.append(bisect_right(table[state], u))
-            state = following[state][codes[-1]]
-        return jnp.asarray(codes, jnp.int32)
+    def sample(self, key: jax.Array, n: int, order: int | None = None) -> jax.Array:
+        """Return the codes of ``n`` characters, (n,) int32; without ``order`` they start with a sentence.
+
+        With ``order`` the writer is no longer the grammar, but the best model that remembers ``order`` characters. It
+        starts from a context of the grammar, drawn as often as it comes.
+        """
+        uniform = np.asarray(jax.random.uniform(key, (positive_int("n", n) + 1,)), float).tolist()
+        if order is None:
+            sums, following = _sums(self._chance), self._next.tolist()
+            state, codes = 0, []
+            for u in uniform[1:]:
+                codes.append(bisect_right(sums[state], u))
+                state = following[state][codes[-1]]
+            return jnp.asarray(np.array(codes, np.int32))
+        table = self.contexts(order)
+        rows = np.array(list(table.values()))
+        place = {context: k for k, context in enumerate(table)}
+        (starts,), sums = _sums(rows.sum(axis=1)[None]), _sums(rows / rows.sum(axis=1, keepdims=True))
+        text = list(place)[bisect_right(starts, uniform[0])]
+        for u in uniform[1:]:
+            text += self.alphabet[bisect_right(sums[place[text[len(text) - order :]]], u)]
+        return self.encode(text[order:])
 
     def decode(self, codes: Any) -> str:
         """Return the text of an array of codes, (n,)."""
@@ -78,13 +91,17 @@ class Grammar:
         Raises:
             ValueError: for an empty text, and for a character outside of the alphabet.
         """
-        strange = sorted(set(text) - set(self.alphabet))
-        if not text or strange:
-            raise refuse("text", f"of characters of {self.alphabet!r}", "".join(strange) or "none")
-        return jnp.asarray([self.alphabet.index(character) for character in text], jnp.int32)
+        return jnp.asarray(np.array(self._codes(text), np.int32))
 
     def log_prob(self, codes: Any) -> float:
-        """Return the log probability in nats of a text that starts with a sentence; -inf if it breaks a rule."""
+        """Return the log probability in nats of a text that starts with a sentence; -inf if it breaks a rule.
+
+        Args:
+            codes: (n,) whole numbers, or the text itself.
+
+        Raises:
+            ValueError: for codes of another shape or kind, and for characters or codes outside of the alphabet.
+        """
         state, total = 0, 0.0
         for code in self._codes(codes):
             if not self._chance[state, code]:
@@ -101,6 +118,8 @@ class Grammar:
         """
         if order:
             positive_int("order", order)
+        if order in self._tables:
+            return self._tables[order]
         found: dict[str, dict[int, float]] = {"": {s: p for s, p in enumerate(self._stationary) if p > 0}}
         options = [
             [(c, int(after[c]), row[c]) for c in np.flatnonzero(row)]
@@ -114,9 +133,10 @@ class Grammar:
                         seen = longer.setdefault(context + self.alphabet[c], {})
                         seen[after] = seen.get(after, 0.0) + weight * probability
             found = longer
-        return {
+        self._tables[order] = {
             context: np.array(list(belief.values())) @ self._chance[list(belief)] for context, belief in found.items()
         }
+        return self._tables[order]
 
     def entropy_bits(self, order: int | None = None) -> float:
         """Return the entropy of the next character given the ``order`` characters before it, in bits per character.
@@ -130,7 +150,27 @@ class Grammar:
         table = np.array(list(self.contexts(order).values()))
         return float(_bits(table).sum() - _bits(table.sum(axis=1)).sum())
 
+    def score_bits(self, codes: Any, order: int) -> float:
+        """Return what the best model with ``order`` characters of memory scores on a text (codes or a string), in bits per character.
+
+        The first ``order`` characters only serve as a context; inf if a context or a character cannot come.
+        """
+        text, table = self.decode(codes), self.contexts(order)
+        if len(text) <= order:
+            raise refuse("codes", f"to be more than {order} characters", len(text))
+        bits = 0.0
+        for k in range(order, len(text)):
+            row = table.get(text[k - order : k])
+            share = 0.0 if row is None else row[self.alphabet.index(text[k])] / row.sum()
+            bits += -math.log2(share) if share else math.inf
+        return bits / (len(text) - order)
+
     def _codes(self, codes: Any) -> list[int]:
+        if isinstance(codes, str):
+            strange = "".join(sorted(set(codes) - set(self.alphabet)))
+            if strange or not codes:
+                raise refuse("text", f"of characters of {self.alphabet!r}", strange or "none")
+            return [self.alphabet.index(character) for character in codes]
         array = np.asarray(codes)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise refuse("codes", "to be whole numbers of shape (n,)", f"{array.dtype} of shape {array.shape}")
@@ -149,6 +189,13 @@ class Grammar:
         if rank < size:
             raise refuse("rules", "to lead everywhere in the long run", "parts that are never left")
         return np.where(share > 1e-12, share, 0.0)
+
+
+def _sums(p: np.ndarray) -> list[list[float]]:
+    """Return the cumulative sums of each row, with no gap below 1 left by rounding."""
+    sums = np.cumsum(p, axis=1)
+    sums[sums > 1 - 1e-12] = 2.0
+    return sums.tolist()
 
 
 def _bits(p: np.ndarray) -> np.ndarray:

@@ -94,7 +94,8 @@ def test_log_prob_agrees_with_all_sentences_and_refuses_the_others(language):
     for sentence, p in list(language.items())[::977]:
         assert sentences.log_prob(sentences.encode(sentence)) == pytest.approx(math.log(p), abs=1e-9)
     assert sentences.log_prob(sentences.encode("the cats sleeps. ")) == -math.inf
-    assert sentences.log_prob(sentences.encode("cat")) == -math.inf
+    assert sentences.log_prob("cat") == -math.inf
+    assert sentences.log_prob("the cat sleeps. ") == sentences.log_prob(sentences.encode("the cat sleeps. "))
     assert sentences.log_prob(jnp.zeros(0, jnp.int32)) == 0
 
 
@@ -152,6 +153,7 @@ def test_rules_that_make_no_grammar_are_refused(rules, words):
         (lambda: sentences.sample(jax.random.key(0), 0), "n to be a whole number above zero"),
         (lambda: sentences.encode("the zebra"), "got bz"),
         (lambda: sentences.encode(""), "got none"),
+        (lambda: sentences.log_prob("the zebra"), "got bz"),
         (lambda: sentences.decode([0, 15]), "to lie in 0 to 14, got 0 to 15"),
         (lambda: sentences.decode([-1]), "to lie in 0 to 14"),
         (lambda: sentences.log_prob(np.zeros((2, 3), int)), r"of shape \(n,\), got int64 of shape \(2, 3\)"),
@@ -163,3 +165,29 @@ def test_rules_that_make_no_grammar_are_refused(rules, words):
 def test_bad_input_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("order", [0, 2, 6])
+def test_a_writer_with_a_memory_writes_its_own_contexts_and_scores_its_own_entropy(order):
+    codes = np.asarray(sentences.sample(jax.random.key(5), 20_000, order=order))
+    assert codes.shape == (20_000,)
+    parts = np.array([sentences.score_bits(part, order) for part in codes.reshape(100, -1)])
+    assert abs(parts.mean() - sentences.entropy_bits(order)) < 4 * parts.std(ddof=1) / 10
+    if order == 6:  # longer contexts occur that the grammar does not have
+        assert sentences.score_bits(codes, 16) == math.inf
+        assert sentences.log_prob(codes) == -math.inf
+
+
+def test_a_score_is_the_mean_of_log_probabilities():
+    coin = Grammar({"toss": [(0.25, "a", "toss"), (0.75, "b", "toss")]})
+    assert coin.score_bits(coin.encode("abb"), 0) == pytest.approx((2 + 2 * math.log2(4 / 3)) / 3, abs=1e-9)
+    assert coin.score_bits(coin.encode("abb"), 1) == pytest.approx(math.log2(4 / 3), abs=1e-9)
+    with pytest.raises(ValueError, match="more than 3 characters, got 3"):
+        coin.score_bits(coin.encode("abb"), 3)
+
+
+def test_the_source_scores_what_its_log_prob_says(text):
+    part = text[:8000]
+    known = sentences.log_prob(part[:21])  # 21 characters settle the state, wherever the text began
+    by_table = sentences.score_bits(part, 21) * (len(part) - 21) * math.log(2)
+    assert by_table == pytest.approx(known - sentences.log_prob(part), rel=1e-9)
