@@ -151,7 +151,7 @@ class Grammar:
         return float(_bits(table).sum() - _bits(table.sum(axis=1)).sum())
 
     def score_bits(self, codes: Any, order: int) -> float:
-        """Return what the best model with ``order`` characters of memory scores on a text (codes or a string), in bits per character.
+        """Return the score on a text (or its codes) of the best model with that memory, in bits per character.
 
         The first ``order`` characters only serve as a context; inf if a context or a character cannot come.
         """
