@@ -65,6 +65,18 @@ BROKEN = [
     (eight_moves, ["claim_3b"]),
 ]
 
+# (code on the page, the same with a mistake, the claims that must turn to "wrong")
+BROKEN_PAGES = [
+    ("+ b.value, (a, lambda g: g), (b, lambda g: g)", "+ b.value, (a, lambda g: g), (b, lambda g: -g)", ["claim_3a"]),
+    ("(b, lambda g: a.value.T @ g)", "(b, lambda g: 2 * a.value.T @ g)", ["claim_3a"]),
+    ("parent.grad + pullback(node.grad).reshape", "pullback(node.grad).reshape", ["claim_3a"]),
+    (".reshape(-1, *parent.value.shape).sum(axis=0)", ".reshape(-1, *parent.value.shape)[-1]", ["claim_3a"]),
+    ("dA = dH * (1 - H**2)", "dA = dH * (1 - H)", ["claim_3a"]),
+    ("counting.operations(f, weights, x)", "counting.operations(f, weights, x) ** 2", ["claim_3b"]),
+    ("(state[0] + move, memory), state[0]", "(state[0] - move, memory), state[0]", ["claim_3c"]),
+    ("optimiser.update(jax.grad(misfit)", "optimiser.update(jax.jacrev(lambda theta: -misfit(theta))", ["claim_3c"]),
+]
+
 EXACT = dict.fromkeys(["tape", "package", "jax.grad", "differences"], 0.0)
 
 # (claim, names with other values, the verdict then); the cell runs from the claim's own assignment on

@@ -1,7 +1,5 @@
 """Cases of notebook 04: wrong answers to its exercises, broken code, and other worlds for its claims."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gm_utils import variational
@@ -40,16 +38,18 @@ def swapped_directions(monkeypatch):
     monkeypatch.setattr(variational, "mean_field_gaussian", wrong)
 
 
-def every_step_accepted(monkeypatch):
-    def wrong(key, log_prob, start, *, steps, scale):
-        walk = jnp.cumsum(scale * jax.random.normal(key, (steps, *start.shape)), axis=0)
-        return start + walk, jnp.ones(len(start))
-
-    monkeypatch.setattr(variational, "metropolis", wrong)
-
-
 # (what is broken, the claims that must turn from what they are to "wrong")
-BROKEN = [(swapped_directions, ["claim_4b", "claim_4c"]), (every_step_accepted, ["claim_4a"])]
+BROKEN = [(swapped_directions, ["claim_4c"])]
+
+# (code on the page, the same with a mistake, the claims that must turn to "wrong")
+BROKEN_PAGES = [
+    ("< log_joint(new) - log_joint(z)", "< jnp.inf", ["claim_4a"]),
+    ("< log_joint(new) - log_joint(z)", "< log_joint(z) - log_joint(new)", ["claim_4a"]),
+    ("jnp.log(jax.random.uniform(keeping, (32,)))", "jax.random.uniform(keeping, (32,))", ["claim_4a"]),
+    ("s = np.zeros(2), 1 / np.sqrt(np.diag(precision))", "s = np.zeros(2), np.sqrt(np.diag(covariance))", ["claim_4b"]),
+    ("return m @ J @ m / 2 + m @ b -", "return m @ J @ m + m @ b -", ["claim_4c"]),
+    ("((z @ J) * z).sum(axis=1) / 2 + z @ b)", "((z @ J) * z).sum(axis=1) + z @ b)", ["claim_4c"]),
+]
 
 # (claim, names with other values, the verdict then); the cell runs from the claim's own assignment on
 OTHER_WORLDS = [
