@@ -2,7 +2,8 @@
 
 - ground: ``validation``, ``precision``, ``counting``, ``data``, ``datasets``, ``grammar``, ``divergences``,
   ``loop``, ``training``, ``plotting``, ``redraw``
-- models: ``mixtures``, ``sampling``, ``tape``, ``variational``, ``gan``, ``scoring``, ``autoregressive``
+- models: ``mixtures``, ``sampling``, ``tape``, ``variational``, ``gan``, ``scoring``, ``autoregressive``,
+  ``flows``
 - desk: ``experiment``, ``audit``, ``exercises``
 
 A module imports from its own floor or from one below it, without circles. Import what you need from its module:

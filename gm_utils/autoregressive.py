@@ -17,7 +17,8 @@ from flax import nnx
 
 from gm_utils.validation import array_of_shape, finite, positive_int, refuse
 
-ROWS_AT_A_TIME = 500  # in ``in_order``: the hidden units of so many rows stay in a core's cache
+EXAMPLES_AT_A_TIME = 500  # in ``in_order``: the hidden units of so many examples stay in a core's cache
+UNITS_AT_A_TIME = 64  # in a hidden layer: so many units skip the inputs that their masks cut off
 
 
 class Fixed(nnx.Variable):
@@ -99,13 +100,16 @@ class MaskedNetwork(nnx.Module):
         self.hidden = tuple(positive_int("each width of hidden", width) for width in hidden)
         self.highest = max(1, int(degrees.max()) - 1)
         self.degrees = Fixed(jnp.asarray(degrees))
-        for k, mask in enumerate(map(np.asarray, self.masks())):
-            bound = (last_scale if k == len(self.hidden) else 1.0) / np.sqrt(np.maximum(mask.sum(axis=0), 1))
-            limit = jnp.asarray(bound, jnp.float32)
-            weights = jax.random.uniform(rngs.params(), mask.shape, jnp.float32, -1.0, 1.0)
-            biases = jax.random.uniform(rngs.params(), mask.shape[1:], jnp.float32, -1.0, 1.0)
-            setattr(self, f"weights{k}", nnx.Param(weights * limit[None]))
-            setattr(self, f"biases{k}", nnx.Param(biases * limit))
+        # NumPy draws: JAX would compile a random function for each shape, which takes longer than the first training.
+        numpy_rng = np.random.default_rng(np.asarray(jax.random.key_data(rngs.params())).tolist())
+        below = np.sort(degrees)
+        for k, above in enumerate([*self.hidden_degrees(), np.tile(degrees, outputs)]):
+            last = k == len(self.hidden)
+            seen = np.searchsorted(below, above, side="left" if last else "right")  # inputs that the mask leaves
+            limit = (last_scale if last else 1.0) / np.sqrt(np.maximum(seen, 1))
+            for name, shape in ((f"weights{k}", (len(below), len(above))), (f"biases{k}", above.shape)):
+                setattr(self, name, nnx.Param(jnp.asarray(limit * numpy_rng.uniform(-1, 1, shape), jnp.float32)))
+            below = above
 
     def hidden_degrees(self) -> list[np.ndarray]:
         """Return the degrees of the hidden units, ascending, one (width,) array a layer."""
@@ -125,10 +129,19 @@ class MaskedNetwork(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return all outputs in one pass, (batch, outputs, features), at ``x`` of shape (batch, features)."""
+        return self.columns(x.T).transpose(2, 0, 1)
+
+    def columns(self, x: jax.Array) -> jax.Array:
+        """Return all outputs in one pass, (outputs, features, batch), at ``x`` of shape (features, batch).
+
+        With the batch along the last axis a gradient's matrix products run half as fast again on a processor.
+        """
         *inner, (weights, biases) = self.masked_layers()
-        for inner_weights, inner_biases in inner:
-            x = self.activation(x @ inner_weights + inner_biases[None])
-        return (x @ weights + biases[None]).reshape(-1, self.outputs, self.features)
+        below = None
+        for (inner_weights, inner_biases), degrees in zip(inner, self.hidden_degrees(), strict=True):
+            x = self.activation(_product(inner_weights, x, below, degrees) + inner_biases[:, None])
+            below = degrees
+        return (weights.T @ x + biases[:, None]).reshape(self.outputs, self.features, -1)
 
     def in_order(self, choose: Callable[[jax.Array, Any], tuple[jax.Array, Any]], given: Any) -> tuple[jax.Array, Any]:
         """Set the features one after the other, each by a rule that sees the network's outputs about it.
@@ -142,19 +155,21 @@ class MaskedNetwork(nnx.Module):
             choose: called as ``choose(outputs, given)`` with the outputs about a feature, (outputs, batch), and what
                 is given about it, (batch,) arrays; returns the feature's value, (batch,), and a record, any pytree of
                 (batch,) arrays, or None.
-            given: a pytree of (batch, features) arrays.
+            given: a pytree of (features, batch) arrays.
 
         Returns:
-            The values and the records, (batch, features) each.
+            The values and the records, (features, batch) each.
         """
-        rows = jax.tree.leaves(given)[0].shape[0]
-        pieces = -(-rows // ROWS_AT_A_TIME)
-        size = -(-rows // pieces)
-        split = jax.tree.map(
-            lambda leaf: jnp.pad(leaf, ((0, pieces * size - rows), (0, 0))).reshape(pieces, size, -1), given
-        )
-        chosen = jax.lax.map(functools.partial(self._in_order, choose), split)
-        return jax.tree.map(lambda leaf: leaf.reshape(pieces * size, -1)[:rows], chosen)
+        batch = jax.tree.leaves(given)[0].shape[1]
+        pieces = -(-batch // EXAMPLES_AT_A_TIME)
+        size = -(-batch // pieces)
+
+        def cut(leaf: jax.Array) -> jax.Array:
+            padded = jnp.pad(leaf, ((0, 0), (0, pieces * size - batch)))
+            return padded.reshape(self.features, pieces, size).swapaxes(0, 1)
+
+        chosen = jax.lax.map(functools.partial(self._in_order, choose), jax.tree.map(cut, given))
+        return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(self.features, -1)[:, :batch], chosen)
 
     def _in_order(self, choose: Callable[[jax.Array, Any], tuple[jax.Array, Any]], given: Any) -> tuple[jax.Array, Any]:
         order = jnp.argsort(self.degrees[...])
@@ -166,7 +181,7 @@ class MaskedNetwork(nnx.Module):
         steps = np.arange(self.features, dtype=np.int32)
         starts = [np.searchsorted(degrees, steps + 1).astype(np.int32) for degrees in self.hidden_degrees()]
         sizes = [int(np.bincount(degrees).max()) for degrees in self.hidden_degrees()]
-        batch = jax.tree.leaves(given)[0].shape[0]
+        batch = jax.tree.leaves(given)[0].shape[1]
 
         def step(units: list[jax.Array], now: Any) -> tuple[list[jax.Array], Any]:
             k, block_starts, weights, biases, facts = now
@@ -180,9 +195,30 @@ class MaskedNetwork(nnx.Module):
             return units, (value, record)
 
         units = [jnp.zeros((size, batch), jnp.float32) for size in (self.features, *self.hidden)]
-        facts = jax.tree.map(lambda leaf: leaf.T[order], given)
+        facts = jax.tree.map(lambda leaf: leaf[order], given)
         _, chosen = jax.lax.scan(step, units, (steps, starts, last, last_biases, facts))
-        return jax.tree.map(lambda leaf: leaf[jnp.argsort(order)].T, chosen)
+        return jax.tree.map(lambda leaf: leaf[jnp.argsort(order)], chosen)
+
+
+def _product(weights: jax.Array, units: jax.Array, below: np.ndarray | None, above: np.ndarray) -> jax.Array:
+    """Return ``weights.T @ units`` for masked weights, leaving out most of the zeros between two hidden layers.
+
+    Args:
+        weights: (fan_in, fan_out), after the mask.
+        units: (fan_in, batch).
+        below: the degrees of ``units``, ascending; None for features, whose order is known at run time only.
+        above: the degrees of the products, ascending.
+    """
+    if below is None:
+        return weights.T @ units
+    pieces: list[tuple[int, int]] = []  # (units above up to here, units below that they see)
+    for stop in (*range(UNITS_AT_A_TIME, len(above), UNITS_AT_A_TIME), len(above)):
+        seen = int(np.searchsorted(below, above[stop - 1], side="right"))
+        pieces = [piece for piece in pieces if piece[1] < seen] + [(stop, seen)]
+    starts = [0, *(stop for stop, _ in pieces)]
+    return jnp.concatenate([
+        weights[:seen, start:stop].T @ units[:seen] for start, (stop, seen) in zip(starts, pieces, strict=False)
+    ])  # fmt: skip
 
 
 def compiled(model: nnx.Module, method: str, *arrays: Any, **settings: Any) -> Any:
@@ -285,7 +321,8 @@ class MADE(nnx.Module):
             drawn = (uniform < jax.nn.sigmoid(logits[0] / temperature)).astype(jnp.float32)
             return jnp.where(jnp.isnan(fact), drawn, fact), None
 
-        return self.network.in_order(choose, (jax.random.uniform(key, known.shape, jnp.float32), known))[0]
+        uniform = jax.random.uniform(key, known.shape, jnp.float32)
+        return self.network.in_order(choose, (uniform.T, known.T))[0].T
 
 
 def _refuse_unless_binary(what: str, value: Any, words: str) -> None:

@@ -100,7 +100,8 @@ def test_degree_by_degree_equals_full_passes(features, hidden):
     @jax.jit
     def both(state, order, noise):
         network = nnx.merge(graphdef, state)
-        return network.in_order(rule, noise), full_passes(network, order, noise)
+        by_degree = network.in_order(rule, noise.T)
+        return jax.tree.map(jnp.transpose, by_degree), full_passes(network, order, noise)
 
     for seed, order in enumerate(orders(features)):
         graphdef, state = nnx.split(MaskedNetwork(degrees_of(order, features), hidden, 2, rngs=nnx.Rngs(seed)))
@@ -110,10 +111,19 @@ def test_degree_by_degree_equals_full_passes(features, hidden):
         np.testing.assert_allclose(record["second"], second, rtol=1e-5, atol=1e-5)
 
 
-def test_rows_in_pieces_equal_rows_at_once(monkeypatch):
+@pytest.mark.parametrize(("features", "hidden"), [(2, [9, 9]), (6, [10, 13, 8]), (3, [1, 7])])
+def test_a_hidden_layer_in_pieces_equals_the_layer_at_once(features, hidden, monkeypatch):
+    network = MaskedNetwork(degrees_of(None, features), hidden, 2, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (5, features))
+    at_once = network(x)
+    monkeypatch.setattr("gm_utils.autoregressive.UNITS_AT_A_TIME", 3)
+    np.testing.assert_allclose(network(x), at_once, rtol=1e-6, atol=1e-6)
+
+
+def test_examples_in_pieces_equal_all_at_once(monkeypatch):
     model = MADE(6, [20], rngs=nnx.Rngs(1))
     at_once = model._sample(jax.random.key(2), jnp.float32(1), jnp.full((403, 6), jnp.nan))
-    monkeypatch.setattr("gm_utils.autoregressive.ROWS_AT_A_TIME", 100)
+    monkeypatch.setattr("gm_utils.autoregressive.EXAMPLES_AT_A_TIME", 100)
     in_pieces = model._sample(jax.random.key(2), jnp.float32(1), jnp.full((403, 6), jnp.nan))
     np.testing.assert_array_equal(at_once, in_pieces)
 
