@@ -81,8 +81,11 @@ class Density:
         wide, high = (right - left) / 4, (top - bottom) / 4
         x1 = np.arange(left - wide, right + wide, self._step)
         x2 = np.arange(bottom - high, top + high, self._step)
-        log_p = self._log_density(np.stack(np.meshgrid(x1, x2), axis=-1).reshape(-1, 2))
-        return float(-np.sum(np.exp(log_p) * log_p) * self._step**2)
+        total = 0.0
+        for height in x2:  # one line of the grid at a time, since a density of many centres needs memory at each point
+            log_p = self._log_density(np.stack([x1, np.full_like(x1, height)], axis=-1))
+            total -= float(np.sum(np.exp(log_p) * log_p))
+        return total * self._step**2
 
 
 class _BlurredPoints(Density):

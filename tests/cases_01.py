@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from gm_utils import mixtures
+from gm_utils import data, mixtures
 
 # For every exercise: answers that are wrong in a way that people are wrong.
 _LIKELIHOOD = """def log_likelihood(x, mean, covariance):
@@ -45,38 +45,55 @@ MISTAKES = {
 }
 
 
-def forgotten_determinant(monkeypatch):
-    """Give every point the log density that it would have, were the first component's covariance of determinant 1."""
-    right = mixtures.Mixture.log_prob
+def draws_without_noise(monkeypatch):
+    """Draw the components' means and nothing around them."""
+    right = mixtures.Mixture.sample
+    monkeypatch.setattr(
+        mixtures.Mixture,
+        "sample",
+        lambda mixture, key, n: right(mixture._replace(covariances=1e-9 * mixture.covariances), key, n),
+    )
 
-    def wrong(mixture, x):
-        return right(mixture, x) + 0.5 * jnp.linalg.slogdet(mixture.covariances[0])[1]
 
-    monkeypatch.setattr(mixtures.Mixture, "log_prob", wrong)
-
-
-def means_astray(monkeypatch):
-    """Return a fitted mixture whose components all stand far from the data."""
-    right = mixtures.fit_mixture
-
-    def wrong(x, weights, means, covariances, **options):
-        fitted, scores = right(x, weights, means, covariances, **options)
-        return fitted._replace(means=0 * fitted.means + 9.0), scores
-
-    monkeypatch.setattr(mixtures, "fit_mixture", wrong)
+def source_without_normaliser(monkeypatch):
+    """Give every point of the source log 2 too much."""
+    right = data.EightGaussians.log_prob
+    monkeypatch.setattr(data.EightGaussians, "log_prob", lambda source, x: right(source, x) + jnp.log(2.0))
 
 
 # (what is broken, the claims that must turn from what they are to "wrong")
-BROKEN = [(forgotten_determinant, ["claim_1b", "claim_1c"]), (means_astray, ["claim_1a", "claim_1b"])]
+BROKEN = [(draws_without_noise, ["claim_1c"]), (source_without_normaliser, ["claim_1b"])]
+
+# (code on the page, the same with a mistake, the claims that must turn to "wrong")
+BROKEN_PAGES = [
+    ("jnp.log(weights) - (square", "-(square", ["claim_1a", "claim_1b", "claim_1c"]),
+    ("(square + jnp", "(square - jnp", ["claim_1a", "claim_1b", "claim_1c"]),
+    ("slogdet(2 * jnp.pi * covariances)", "slogdet(covariances)", ["claim_1a", "claim_1b", "claim_1c"]),
+    ("means = r.T @ x / size[:, None]", "means = r.T @ x / len(x)", ["claim_1a", "claim_1b"]),
+    ("gap, gap) / size[:, None, None]", "gap, gap) / len(x)", ["claim_1a", "claim_1b"]),
+    ("return jnp.exp(joint - log_p[:, None]), log_p", "return jnp.exp(joint), log_p", ["claim_1b"]),
+    ("used * e_step(x, *theta)[0]", "e_step(x, *theta)[0]", ["claim_1b"]),
+    ("(source.log_prob(fresh) - e_step(fresh,", "(source.log_prob(x) - e_step(x,", ["claim_1b"]),
+    ("(2 + 0.25**2)", "(4 + 0.25**2)", ["claim_1b"]),
+    ("fori_loop(0, 30,", "fori_loop(0, 1,", ["claim_1b"]),
+    ("PushForward(1)", "PushForward(2)", ["claim_1c"]),
+    ("(4 * pairs", "(2 * pairs", ["claim_1c"]),
+    ("float) / h)", "float) * h)", ["claim_1c"]),
+    ("+ log_n(1, z, 0.5)", "- log_n(1, z, 0.5)", ["claim_1c"]),
+]
 
 # (claim, names with other values, the verdict then); the cell runs from the claim's own assignment on
 OTHER_WORLDS = [
     ("claim_1a", {"right_class": 0.4, "right_draw": 0.4}, "stands"),
     ("claim_1a", {"spread": 0.001}, "stands"),
+    ("claim_1a", {"score": -4.0}, "wrong"),
+    ("claim_1a", {"score": -1.0}, "wrong"),
+    ("claim_1a", {"score": float("nan")}, "wrong"),
     ("claim_1b", {"eight": [0.1, 0.02, -0.013]}, "wrong"),
-    ("claim_1a", {"gain": -0.1}, "wrong"),
+    ("claim_1b", {"eight": [0.013, 0.013, 0.013]}, "wrong"),
     ("claim_1b", {"single": [1.4, 1.4, 0.9]}, "wrong"),
     ("claim_1c", {"energy_total": 1.0}, "stands"),
-    ("claim_1c", {"short": -0.33}, "stands"),
-    ("claim_1c", {"doubling": {"mixture": 1.0, "curve": 1.0}}, "wrong"),
+    ("claim_1c", {"short": 0.0}, "stands"),
+    ("claim_1c", {"short": -0.33}, "wrong"),
+    ("claim_1c", {"on_curve": 1.0}, "wrong"),
 ]

@@ -3,6 +3,7 @@
 import functools
 import subprocess
 import sys
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -232,6 +233,16 @@ def test_entropies_by_a_second_route():
     upper = circle((np.arange(2000) + 0.5) * np.pi / 2000)  # midpoint rule, against Gauss-Legendre
     moons = np.concatenate([upper, np.array([1, 0.5]) - upper])
     assert data.two_moons.entropy == pytest.approx(separable_entropy(moons, np.full(4000, 1 / 4000), 0.1), abs=1e-6)
+
+
+def test_an_entropy_takes_little_memory():
+    """The whole grid at once, at 256 centres, would take 250 MB."""
+    assert data.TwoMoons().entropy == pytest.approx(data.two_moons.entropy, rel=1e-12)  # SciPy is imported by now
+    tracemalloc.start()
+    data.TwoMoons()._entropy()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
 
 
 def test_the_twist_leaves_the_entropy_of_the_pinwheel_unchanged():
