@@ -1,29 +1,25 @@
-"""Train a model in one compiled loop: ``fit``, and ``fit_many`` for several models side by side.
+"""Train in one compiled loop: ``fit``, ``fit_adversarial`` for two models in turn, and ``_many`` of either at once.
 
-The rows of every minibatch are drawn first. A compiled ``while_loop`` then takes many steps per call, a *chunk* of
-about a third of a second, so that a run can be stopped, watched and interrupted between two chunks. The loop is
-compiled once for a model's structure, a loss function and an optax object: reuse these objects, and a second run
-starts at once, whatever its number of steps.
+All four share one loop (see ``loop``). It is compiled once for the models' structure, the losses and the optax
+objects: reuse these objects, and a second run starts at once, whatever its number of steps.
 """
 
-import inspect
-import sys
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
-from gm_utils.validation import finite, positive_int, refuse
+from gm_utils.loop import Job, Rules, Runner, minibatch, prepare, put_back, settings_of, split_members, takes_key
+from gm_utils.validation import positive_int, refuse
 
-CHUNK_SECONDS = 0.3
-BAR_AFTER_SECONDS = 2.0
+__all__ = ["Diverged", "fit", "fit_adversarial", "fit_adversarial_many", "fit_many", "minibatch"]
+
+Loss: TypeAlias = Callable[..., jax.Array]
+Optimizer: TypeAlias = optax.GradientTransformation | nnx.Optimizer
 
 
 class Diverged(RuntimeError):
@@ -32,9 +28,10 @@ class Diverged(RuntimeError):
     Attributes:
         step: the step refused, counted from 0 (``steps`` itself when only the very last update was bad). Of several
             members, the earliest.
-        loss: the last good loss before that step, in the loss's own unit; NaN if there was none.
+        loss: the last good loss before that step, in the loss's own unit; NaN if there was none. Of two adversaries,
+            the loss of the one that was refused.
         losses: after ``fit`` the good losses, (step,); after ``fit_many`` (models, steps), NaN from a member's
-            refused step on.
+            refused step on. After the adversarial runs the same with a leading axis of 2, as they return it.
         members: after ``fit_many`` the refused step of each diverged member, ``{member: step}``; empty after ``fit``.
     """
 
@@ -45,13 +42,14 @@ class Diverged(RuntimeError):
 
 def fit(
     model: nnx.Module,
-    loss: Callable[..., jax.Array],
+    loss: Loss,
     data: Any,
     *,
     key: jax.Array,
     steps: int,
     batch_size: int,
-    optimizer: optax.GradientTransformation | nnx.Optimizer,
+    optimizer: Optimizer,
+    project: Callable[..., None] | None = None,
     divergence_limit: float = 1e6,
     progress: bool = True,
 ) -> jax.Array:
@@ -80,6 +78,7 @@ def fit(
         steps: number of updates.
         batch_size: rows of a minibatch.
         optimizer: an optax transformation, started afresh, or an ``nnx.Optimizer`` of this model, which continues.
+        project: ``project(model)``, called after each update, which changes the model in place; it may clip weights.
         divergence_limit: see above; ``float("inf")`` leaves only the test for NaN and infinity.
         progress: in a notebook, show a bar while a run takes over two seconds. At the end the cell's output is
             cleared, with whatever was printed before: switch it off in a cell that prints first.
@@ -93,20 +92,17 @@ def fit(
         Diverged: when a step is refused by the rule above.
     """
     with jax.numpy_dtype_promotion("standard"):  # optax mixes Python and array types
-        if not isinstance(model, nnx.Module):
-            raise refuse("model", "to be an nnx.Module", type(model).__name__)
-        continues = isinstance(optimizer, nnx.Optimizer)
-        state_of_optimizer = optimizer if continues else _fresh(model, optimizer)
-        job = _prepare(loss, data, key, steps, batch_size, divergence_limit, with_setting=False)
-        graphdef, state = nnx.split((model, state_of_optimizer))
-        _refuse_without_parameters(nnx.state(model, state_of_optimizer.wrt))
-        first = int(state_of_optimizer.step[...]) if continues else 0
-        start = _Run(state, state, jnp.int32(0), jnp.int32(0))
-        runner = _Runner(job, graphdef, start, first=first, members=None, settings=None)
+        _refuse_other_than_modules("model", [model])
+        own = _started(model, optimizer)
+        rules = _rules_of_one(loss, project, with_setting=False)
+        job = prepare(rules, data, key, steps, batch_size, divergence_limit)
+        _refuse_without_parameters("model", model, own)
+        graphdef, state = nnx.split((model, own))
+        runner = Runner(job, graphdef, state, first=int(own.step[...]))
         try:
             losses, refused = runner.run(progress)
         finally:
-            nnx.update((model, state_of_optimizer), runner.now.good)
+            nnx.update((model, own), runner.now.good)
     if refused:
         step, reason = refused[0]
         last = float(losses[step - 1]) if step else float("nan")
@@ -120,7 +116,7 @@ def fit(
 
 def fit_many(
     models: Sequence[nnx.Module],
-    loss: Callable[..., jax.Array],
+    loss: Loss,
     data: Any,
     *,
     key: jax.Array,
@@ -128,6 +124,7 @@ def fit_many(
     batch_size: int,
     optimizer: optax.GradientTransformation,
     settings: Any = None,
+    project: Callable[..., None] | None = None,
     divergence_limit: float = 1e6,
     progress: bool = True,
 ) -> jax.Array:
@@ -147,6 +144,7 @@ def fit_many(
         batch_size: as for ``fit``.
         optimizer: an optax transformation; each member starts it afresh.
         settings: an array or a pytree of arrays with a leading axis of one entry a model, such as a weight or a rate.
+        project: as for ``fit``; with ``settings``, ``project(model, setting)``.
         divergence_limit: as for ``fit``, with each member's own first loss.
         progress: as for ``fit``.
 
@@ -158,314 +156,257 @@ def fit_many(
         Diverged: after the run, if any member was stopped; ``.members`` names them.
     """
     with jax.numpy_dtype_promotion("standard"):
-        if not models or not all(isinstance(model, nnx.Module) for model in models):
-            raise refuse("models", "to be a list of nnx modules", repr([type(model).__name__ for model in models]))
-        if len({id(model) for model in models}) < len(models):
-            raise refuse("models", "to be different objects", "one of them twice")
-        pairs = [(model, _fresh(model, optimizer)) for model in models]
-        settings = jax.tree.map(jnp.asarray, settings)
-        for leaf in jax.tree.leaves(settings):
-            if leaf.shape[:1] != (len(models),):
-                raise refuse("settings", f"to have a leading axis of {len(models)}, one entry a model", leaf.shape)
-        job = _prepare(loss, data, key, steps, batch_size, divergence_limit, with_setting=settings is not None)
-        graphdef, states = _same_structure(pairs)
-        _refuse_without_parameters(nnx.state(models[0], nnx.Param))
-        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        start = _Run(state, state, jnp.int32(0), jnp.zeros(len(models), jnp.int32))
-        runner = _Runner(job, graphdef, start, first=0, members=len(models), settings=settings)
+        _refuse_other_than_modules("models", models)
+        groups = [(model, _fresh(model, optimizer)) for model in models]
+        settings = settings_of(settings, len(models))
+        rules = _rules_of_one(loss, project, with_setting=settings is not None)
+        job = prepare(rules, data, key, steps, batch_size, divergence_limit)
+        graphdef, state = split_members(groups)
+        _refuse_without_parameters("model", *groups[0])
+        runner = Runner(job, graphdef, state, members=len(models), settings=settings)
         try:
             losses, refused = runner.run(progress)
         finally:
-            for member, pair in enumerate(pairs):
-                nnx.update(pair, jax.tree.map(lambda leaf, member=member: leaf[member], runner.now.good))
+            put_back(groups, runner.now.good)
     if refused:
         first_out = min(refused, key=lambda member: refused[member][0])
         step = refused[first_out][0]
-        told = "; ".join(f"member {member} at step {at}: {reason}" for member, (at, reason) in refused.items())
-        raise Diverged(
-            f"{len(refused)} of {len(models)} members diverged ({told}); each model keeps its last good state",
-            step=step, loss=float(losses[first_out, step - 1]) if step else float("nan"),
-            losses=jnp.asarray(losses), members={member: at for member, (at, _) in refused.items()},
-        )  # fmt: skip
+        last = float(losses[first_out, step - 1]) if step else float("nan")
+        raise _members_diverged(len(models), refused, 1, step=step, loss=last, losses=losses)
     return jnp.asarray(losses)
 
 
-def minibatch(key: jax.Array, step: int, *, rows: int, batch_size: int) -> tuple[np.ndarray, jax.Array]:
-    """Return what ``fit`` uses at a step: the rows drawn, (batch_size,), and the key of the loss.
+def fit_adversarial(
+    generator: nnx.Module,
+    discriminator: nnx.Module,
+    data: Any,
+    *,
+    losses: tuple[Loss, Loss],
+    optimizers: tuple[Optimizer, Optimizer],
+    key: jax.Array,
+    steps: int,
+    batch_size: int,
+    discriminator_steps: int = 1,
+    project: Callable[..., None] | None = None,
+    watch: Callable[[int], None] | None = None,
+    every: int = 1,
+    divergence_limit: float = 1e6,
+    progress: bool = True,
+) -> jax.Array:
+    """Train two models in turn, each on a loss of its own; both are updated in place.
 
-    A loop written by hand that calls this trains on the same minibatches as ``fit`` with the same key.
+    One step is a round: ``discriminator_steps`` updates of the discriminator, then one of the generator. An update
+    changes the parameters of one of the two; the other is frozen. Goodfellow et al. (2014, arXiv:1406.2661),
+    algorithm 1; Arjovsky, Chintala and Bottou (2017, arXiv:1701.07875), algorithm 1, with ``project`` to clip weights.
+
+    Each update draws a minibatch and a key: update u of a run, counted over both models from 0, uses
+    ``minibatch(key, u, ...)``. As in ``fit``, a state of the pair is kept only after the loss and gradient that the
+    *next* update takes from it were found finite and within ``divergence_limit * (1 + |that model's first loss|)``.
+
+    Args:
+        generator: any ``nnx.Module`` with parameters.
+        discriminator: any ``nnx.Module`` with parameters; a critic just as well.
+        data: as for ``fit``.
+        losses: of the generator and of the discriminator, in this order, each
+            ``loss(generator, discriminator, batch)`` or ``loss(generator, discriminator, batch, key)`` -> scalar,
+            to be minimised. Draw the noise of the fakes from the key.
+        optimizers: of the generator and of the discriminator, each as for ``fit``. Where the generator's is an
+            ``nnx.Optimizer`` with s steps behind it, minibatches go on from round s.
+        key: as for ``fit``.
+        steps: number of rounds, which is the number of the generator's updates.
+        batch_size: rows of a minibatch.
+        discriminator_steps: updates of the discriminator in a round.
+        project: ``project(discriminator)``, called after each of its updates, which changes it in place.
+        watch: called with the number of rounds done, before the first and after each ``every`` of them, while both
+            models hold their state of that moment: the place to keep a snapshot.
+        every: see ``watch``.
+        divergence_limit: see above.
+        progress: as for ``fit``.
+
+    Returns:
+        The losses, (2, steps), float32, generator first: ``g, d = fit_adversarial(...)``. That of the discriminator
+        is the mean over its updates of the round; all were computed before the updates.
+
+    Raises:
+        ValueError: as ``fit``.
+        Diverged: when an update is refused by the rule above; ``.step`` is its round.
     """
-    return _rows_of_steps(key, step, 1, rows, batch_size)[0], jax.random.fold_in(key, step)
+    with jax.numpy_dtype_promotion("standard"):
+        _refuse_other_than_modules("generator and discriminator", [generator, discriminator])
+        optimizers = _pair("optimizers", optimizers)
+        own = [_started(generator, optimizers[0]), _started(discriminator, optimizers[1])]
+        rules = _rules_of_two(losses, discriminator_steps, project, with_setting=False)
+        job = prepare(rules, data, key, steps, batch_size, divergence_limit)
+        group = (generator, discriminator, *own)
+        for name, model, optimizer in (("generator", generator, own[0]), ("discriminator", discriminator, own[1])):
+            _refuse_without_parameters(name, model, optimizer)
+        graphdef, state = nnx.split(group)
+        runner = Runner(job, graphdef, state, first=int(own[0].step[...]) * len(rules.turns))
 
+        def seen(step: int) -> None:
+            nnx.update(group, runner.now.good)
+            watch(step)  # type: ignore[misc]
 
-def _rows_of_steps(key: jax.Array, first: int, count: int, rows: int, batch_size: int) -> np.ndarray:
-    """Draw the rows of ``count`` steps, (count, batch_size).
-
-    NumPy permutes, seeded by the key and the epoch: sorting inside the compiled loop would cost a fifth of a run.
-    """
-    seed = np.asarray(jax.random.key_data(key)).tolist()
-    per_epoch = rows // batch_size
-    drawn = np.empty((count, batch_size), np.int32)
-    step, last = first, first + count
-    while step < last:
-        epoch, begin = divmod(step, per_epoch)
-        take = min(per_epoch - begin, last - step)
-        order = np.random.default_rng([*seed, epoch]).permutation(rows)
-        chosen = order[begin * batch_size : (begin + take) * batch_size]
-        drawn[step - first : step - first + take] = chosen.reshape(take, batch_size)
-        step += take
-    return drawn
-
-
-class _Run(NamedTuple):
-    """What the loop carries; with members, every leaf but ``step`` has a leading axis of them."""
-
-    good: Any  # the newest state whose loss and gradient have passed
-    current: Any  # the state one update further, not yet tested
-    step: jax.Array
-    accepted: jax.Array  # states that have passed; a member is alive while this equals ``step``
-
-
-class _Job(NamedTuple):
-    loss: Callable[..., jax.Array]
-    takes_key: bool
-    data: Any
-    rows: int
-    sharding: NamedSharding | None  # of the batch's rows, when the data lies on a mesh
-    key: jax.Array
-    steps: int
-    batch_size: int
-    limit: float
-
-
-@partial(jax.jit, static_argnames=("graphdef", "loss", "takes_key", "members", "sharding"))
-def _chunk(
-    run: _Run, data: Any, rows: jax.Array, key: jax.Array, first: jax.Array, count: jax.Array, bound: jax.Array,
-    settings: Any, *, graphdef: Any, loss: Callable, takes_key: bool, members: int | None,
-    sharding: NamedSharding | None,
-) -> tuple[_Run, jax.Array]:  # fmt: skip
-    """Take up to ``count`` steps; return the run and its losses, (capacity,) or (capacity, members)."""
-    start = run.step
-
-    def attempt(good: Any, current: Any, alive: jax.Array, bound: jax.Array, setting: Any, batch: Any, key: Any) -> Any:
-        # Merged models write into the state they were merged from: give them a copy, and keep this one.
-        model, optimizer = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, current))
-        extras = (key,) * takes_key + (() if settings is None else (setting,))
-
-        def objective(model: nnx.Module) -> jax.Array:
-            value = loss(model, batch, *extras)
-            if getattr(value, "shape", None) != ():
-                raise refuse("loss", "to return a scalar", getattr(value, "shape", type(value).__name__))
-            return value
-
-        value, gradient = nnx.value_and_grad(objective, argnums=nnx.DiffState(0, optimizer.wrt))(model)
-        passed = alive & jnp.isfinite(value) & (jnp.abs(value) <= bound)
-        for leaf in jax.tree.leaves(gradient):
-            passed &= jnp.isfinite(leaf).all()
-        optimizer.update(model, gradient)
-        good = jax.tree.map(partial(jnp.where, passed), current, good)
-        return good, nnx.state((model, optimizer)), passed, value.astype(jnp.float32)
-
-    if members is not None:
-        attempt = jax.vmap(attempt, in_axes=(0, 0, 0, 0, 0, None, None))
-
-    def more(carry: tuple[_Run, jax.Array]) -> jax.Array:
-        run, _ = carry
-        return (run.step < start + count) & (run.accepted == run.step).any()
-
-    def body(carry: tuple[_Run, jax.Array]) -> tuple[_Run, jax.Array]:
-        run, losses = carry
-        batch = jax.tree.map(lambda leaf: leaf.at[rows[run.step - start]].get(mode="promise_in_bounds"), data)
-        step_key = jax.random.fold_in(key, first + run.step)
-        if sharding is not None:
-            batch = jax.lax.with_sharding_constraint(batch, sharding)
-        good, current, passed, value = attempt(
-            run.good, run.current, run.accepted == run.step, bound, settings, batch, step_key
-        )
-        losses = losses.at[run.step - start].set(value)
-        return _Run(good, current, run.step + 1, run.accepted + passed), losses
-
-    losses = jnp.zeros((len(rows),) if members is None else (len(rows), members), jnp.float32)
-    return jax.lax.while_loop(more, body, (run, losses))
-
-
-class _Runner:
-    """Calls the chunk until the run is over; ``now`` is the run as far as it came, at any moment."""
-
-    def __init__(self, job: _Job, graphdef: Any, start: _Run, *, first: int, members: int | None, settings: Any):
-        self.job, self.first, self.settings = job, first, settings
-        self.fixed = {
-            "graphdef": graphdef, "loss": job.loss, "takes_key": job.takes_key, "members": members,
-            "sharding": job.sharding,
-        }  # fmt: skip
-        # A weakly typed or plain Python leaf would change its type in the loop, and compile it twice.
-        self.now = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.result_type(leaf)), start)
-        if job.sharding is not None:
-            self.now = jax.device_put(self.now, NamedSharding(job.sharding.mesh, PartitionSpec()))  # a copy each
-
-    def run(self, progress: bool) -> tuple[np.ndarray, dict[int, tuple[int, str]]]:
-        """Return the good losses, (steps,) or (members, steps), else NaN; and who was stopped, when and why."""
-        job = self.job
-        capacity = max(64, min(4096, 2**20 // job.batch_size))  # of the rows drawn: at most some megabytes
-        total = job.steps + 1  # the last evaluation only tests the last update
-        bound = jnp.full(self.now.accepted.shape, jnp.inf, jnp.float32)
-        pieces: list[np.ndarray] = []
-        bar = _Bar(job.steps) if progress else None
-        done, length = 0, 1  # one step first: it compiles, and its loss sets the limit
         try:
-            while done < total and (np.asarray(self.now.accepted) == done).any():
-                began = time.perf_counter()
-                count = min(length, total - done)
-                rows = np.zeros((capacity, job.batch_size), np.int32)
-                rows[:count] = _rows_of_steps(job.key, self.first + done, count, job.rows, job.batch_size)
-                self.now, losses = _chunk(
-                    self.now, job.data, rows, job.key, np.uint32(self.first), np.int32(count), bound, self.settings,
-                    **self.fixed,
-                )  # fmt: skip
-                reached = int(self.now.step)
-                pieces.append(np.asarray(losses)[: reached - done])
-                if not done:
-                    bound = job.limit * (1.0 + jnp.abs(losses[0]))
-                else:
-                    pace = CHUNK_SECONDS / (time.perf_counter() - began)
-                    length = max(1, min(4 * length, round(pace * count), capacity))
-                done = reached
-                if bar is not None:
-                    bar.show(min(done, job.steps), float(np.mean(pieces[-1][-1])))
+            values, refused = runner.run(progress, watch=watch and seen, every=positive_int("every", every))
         finally:
-            if bar is not None:
-                bar.clear()
-        return self._result(np.concatenate(pieces), np.asarray(bound))
-
-    def _result(self, values: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[int, str]]]:
-        accepted, steps = np.asarray(self.now.accepted), self.job.steps
-        losses = np.full((*accepted.shape, steps), np.nan, np.float32)
-        losses[..., : len(values)] = values[:steps].T
-        losses[np.arange(steps) >= accepted[..., None]] = np.nan
-        refused = {}
-        for member, step in enumerate(np.atleast_1d(accepted).tolist()):
-            if step <= steps:
-                value = np.atleast_2d(values.T)[member, step]
-                limit = np.atleast_1d(bound)[member]
-                if not np.isfinite(value):
-                    reason = f"its loss is {value}"
-                elif abs(value) > limit:
-                    reason = f"its loss {value:.6g} is beyond the limit of {limit:.6g} in size"
-                else:
-                    reason = f"its loss is {value:.6g} but its gradient is not finite"
-                refused[member] = step, reason
-        return losses, refused
+            nnx.update(group, runner.now.good)
+    rounds = _by_round(values, job)
+    if refused:
+        update, reason = refused[0]
+        last, step = _last_good(values, update, rules), update // len(rules.turns)
+        raise Diverged(
+            f"training diverged at step {step}: {reason}; its last good loss was {last:.6g}, "
+            "and both models keep their last good state",
+            step=step, loss=last, losses=jnp.asarray(rounds[:, :step]), members={},
+        )  # fmt: skip
+    return jnp.asarray(rounds)
 
 
-class _Bar:
-    """A line of text in a notebook cell, shown once a run is slow and cleared when it ends."""
+def fit_adversarial_many(
+    generators: Sequence[nnx.Module],
+    discriminators: Sequence[nnx.Module],
+    data: Any,
+    *,
+    losses: tuple[Loss, Loss],
+    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    key: jax.Array,
+    steps: int,
+    batch_size: int,
+    discriminator_steps: int = 1,
+    settings: Any = None,
+    project: Callable[..., None] | None = None,
+    watch: Callable[[int], None] | None = None,
+    every: int = 1,
+    divergence_limit: float = 1e6,
+    progress: bool = True,
+) -> jax.Array:
+    """Train several pairs together, in one vectorised run under one compilation.
 
-    def __init__(self, steps: int):
-        self.steps, self.began, self.shown = steps, time.perf_counter(), False
-        # A kernel has loaded IPython already; nobody else needs it loaded.
-        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-        self.active = hasattr(shell, "kernel")
+    To ``fit_adversarial`` what ``fit_many`` is to ``fit``: all pairs see the same minibatches and keys, a pair that
+    diverges stops alone. With ``settings`` the pairs may differ in anything that the losses and ``project`` can read
+    from a setting, for example in the loss itself: ``jnp.stack([one, another])[setting["kind"]]``.
 
-    def show(self, step: int, loss: float) -> None:
-        spent = time.perf_counter() - self.began
-        if not self.active or spent < BAR_AFTER_SECONDS or step == self.steps:
-            return
-        from IPython.display import clear_output
+    Args:
+        generators: different objects of equal structure and shapes.
+        discriminators: as many.
+        data: as for ``fit``.
+        losses: as for ``fit_adversarial``; with ``settings``, each takes its pair's setting as one more, last argument.
+        optimizers: of the generators and of the discriminators; each pair starts them afresh.
+        key: as for ``fit``.
+        steps: number of rounds.
+        batch_size: rows of a minibatch.
+        discriminator_steps: as for ``fit_adversarial``.
+        settings: as for ``fit_many``.
+        project: as for ``fit_adversarial``; with ``settings``, ``project(discriminator, setting)``.
+        watch: as for ``fit_adversarial``; a pair that was stopped keeps its last good state.
+        every: see ``watch``.
+        divergence_limit: as for ``fit_adversarial``, with each pair's own first losses.
+        progress: as for ``fit``.
 
-        filled = 30 * step // self.steps
-        left = spent * (self.steps - step) / max(step, 1)
-        clear_output(wait=True)
-        print(f"|{'█' * filled}{' ' * (30 - filled)}| step {step} of {self.steps}, loss {loss:.4g}, {left:.0f} s left")
-        self.shown = True
+    Returns:
+        The losses, (2, pairs, steps), float32, generators first.
 
-    def clear(self) -> None:
-        if self.shown:
-            from IPython.display import clear_output
+    Raises:
+        ValueError: as ``fit_many``; also for lists of unequal length.
+        Diverged: after the run, if any pair was stopped; ``.members`` names them.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        _refuse_other_than_modules("generators", generators)
+        _refuse_other_than_modules("discriminators", discriminators)
+        if len(generators) != len(discriminators):
+            raise refuse("discriminators", f"to be {len(generators)}, one a generator", len(discriminators))
+        of_g, of_d = _pair("optimizers", optimizers)
+        pairs = zip(generators, discriminators, strict=True)
+        groups = [(g, d, _fresh(g, of_g), _fresh(d, of_d)) for g, d in pairs]
+        settings = settings_of(settings, len(groups))
+        rules = _rules_of_two(losses, discriminator_steps, project, with_setting=settings is not None)
+        job = prepare(rules, data, key, steps, batch_size, divergence_limit)
+        graphdef, state = split_members(groups)
+        _refuse_without_parameters("generator", groups[0][0], groups[0][2])
+        _refuse_without_parameters("discriminator", groups[0][1], groups[0][3])
+        runner = Runner(job, graphdef, state, members=len(groups), settings=settings)
 
-            clear_output()
+        def seen(step: int) -> None:
+            put_back(groups, runner.now.good)
+            watch(step)  # type: ignore[misc]
+
+        try:
+            values, refused = runner.run(progress, watch=watch and seen, every=positive_int("every", every))
+        finally:
+            put_back(groups, runner.now.good)
+    rounds = _by_round(values, job)
+    if refused:
+        first_out = min(refused, key=lambda member: refused[member][0])
+        update, turns = refused[first_out][0], len(rules.turns)
+        last = _last_good(values[first_out], update, rules)
+        raise _members_diverged(len(groups), refused, turns, step=update // turns, loss=last, losses=rounds)
+    return jnp.asarray(rounds)
+
+
+def _members_diverged(
+    count: int, refused: dict[int, tuple[int, str]], turns: int, *, step: int, loss: float, losses: np.ndarray
+) -> Diverged:
+    told = "; ".join(f"member {member} at step {at // turns}: {reason}" for member, (at, reason) in refused.items())
+    return Diverged(
+        f"{len(refused)} of {count} members diverged ({told}); each model keeps its last good state",
+        step=step, loss=loss, losses=jnp.asarray(losses),
+        members={member: at // turns for member, (at, _) in refused.items()},
+    )  # fmt: skip
+
+
+def _by_round(values: np.ndarray, job: Job) -> np.ndarray:
+    """Return losses of rounds, (2, ..., steps), generator first, from those of updates, (..., updates)."""
+    parts = values.reshape(*values.shape[:-1], job.steps, len(job.rules.turns))
+    return np.stack([parts[..., -1], parts[..., :-1].mean(axis=-1)])
+
+
+def _last_good(values: np.ndarray, update: int, rules: Rules) -> float:
+    """Return the last loss before ``update`` of the player that was refused there; NaN if there was none."""
+    player = [rules.turns[at % len(rules.turns)] for at in range(update + 1)]
+    mine = [at for at in range(update) if player[at] == player[update]]
+    return float(values[mine[-1]]) if mine else float("nan")
+
+
+def _rules_of_one(loss: Loss, project: Callable[..., None] | None, *, with_setting: bool) -> Rules:
+    return Rules((loss,), (takes_key(loss, "model", with_setting=with_setting),), (0,), project, ("its",))
+
+
+def _rules_of_two(
+    losses: tuple[Loss, Loss], discriminator_steps: int, project: Callable[..., None] | None, *, with_setting: bool
+) -> Rules:
+    losses = _pair("losses", losses)
+    keys = tuple(takes_key(loss, "generator, discriminator", with_setting=with_setting) for loss in losses)
+    turns = (1,) * positive_int("discriminator_steps", discriminator_steps) + (0,)
+    return Rules(losses, keys, turns, project, ("the generator's", "the discriminator's"))
+
+
+def _pair(what: str, given: Any) -> tuple[Any, Any]:
+    alone = isinstance(given, optax.GradientTransformation)  # which is a tuple of two itself
+    if not isinstance(given, tuple | list) or len(given) != 2 or alone:
+        raise refuse(what, "to be a pair: the generator's, the discriminator's", repr(given))
+    return given[0], given[1]
+
+
+def _started(model: nnx.Module, optimizer: Any) -> nnx.Optimizer:
+    return optimizer if isinstance(optimizer, nnx.Optimizer) else _fresh(model, optimizer)
 
 
 def _fresh(model: nnx.Module, optimizer: Any) -> nnx.Optimizer:
     if not isinstance(optimizer, optax.GradientTransformation):
-        raise refuse("optimizer", "to be an optax transformation (or, in fit, an nnx.Optimizer)", repr(optimizer))
+        raise refuse("optimizer", "to be an optax transformation (or, for one run, an nnx.Optimizer)", repr(optimizer))
     return nnx.Optimizer(model, optimizer, wrt=nnx.Param)
 
 
-def _refuse_without_parameters(parameters: Any) -> None:
-    if not jax.tree.leaves(parameters):
-        raise refuse("model", "to have parameters (nnx.Param)", "none")
+def _refuse_other_than_modules(what: str, models: Sequence[Any]) -> None:
+    if not models or not all(isinstance(model, nnx.Module) for model in models):
+        kinds = [type(model).__name__ for model in models]
+        one = what == "model"
+        raise refuse(what, "to be an nnx.Module" if one else "to be a list of nnx modules", kinds[0] if one else kinds)
+    if len({id(model) for model in models}) < len(models):
+        raise refuse(what, "to be different objects", "one of them twice")
 
 
-def _same_structure(pairs: Sequence[tuple[nnx.Module, nnx.Optimizer]]) -> tuple[Any, list[Any]]:
-    """Split every pair; refuse members that cannot be stacked."""
-    graphdefs, states = zip(*map(nnx.split, pairs), strict=True)
-    shapes = [[leaf.shape for leaf in jax.tree.leaves(nnx.state(model))] for model, _ in pairs]
-    for member in range(1, len(pairs)):
-        if shapes[member] != shapes[0]:
-            raise refuse("models", f"to share the shapes {shapes[0]} of the first", f"{shapes[member]} in {member}")
-        if graphdefs[member] != graphdefs[0]:
-            raise refuse(
-                "models", "to share the first one's structure, with the same objects as attributes",
-                f"another structure in {member}",
-            )  # fmt: skip
-    return graphdefs[0], list(states)
-
-
-def _prepare(
-    loss: Callable[..., jax.Array], data: Any, key: Any, steps: Any, batch_size: Any, limit: float, *,
-    with_setting: bool,
-) -> _Job:  # fmt: skip
-    """Refuse bad input before anything is traced."""
-    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
-    if not typed and not (getattr(key, "dtype", None) == jnp.uint32 and key.ndim == 1):
-        raise refuse("key", "to be one key, as jax.random.key makes it", getattr(key, "shape", repr(key)))
-    steps, batch_size = positive_int("steps", steps), positive_int("batch_size", batch_size)
-    if not limit > 0:
-        raise refuse("divergence_limit", "to be above zero", repr(limit))
-    data = jax.tree.map(jnp.asarray, data)
-    leaves = jax.tree.leaves(data)
-    if not leaves or not all(leaf.ndim for leaf in leaves):
-        raise refuse("data", "to be an array, or a pytree of arrays, with rows", [leaf.shape for leaf in leaves])
-    rows = len(leaves[0])
-    if any(len(leaf) != rows for leaf in leaves):
-        raise refuse("data", "to be arrays of equal length", f"lengths {[len(leaf) for leaf in leaves]}")
-    if rows == 0:
-        raise refuse("data", "to have at least one row", leaves[0].shape)
-    if batch_size > rows:
-        raise refuse("batch_size", f"to be at most the {rows} rows of the data", batch_size)
-    for leaf in leaves:
-        finite("data", leaf)
-    sharding = _sharding_of_rows(leaves, batch_size)
-    return _Job(loss, _takes_key(loss, with_setting), data, rows, sharding, key, steps, batch_size, float(limit))
-
-
-def _takes_key(loss: Callable[..., jax.Array], with_setting: bool) -> bool:
-    forms = ["(model, batch, setting)", "(model, batch, key, setting)"] if with_setting else [
-        "(model, batch)", "(model, batch, key)"]  # fmt: skip
-    expected = f"to be a hashable function of {forms[0]} or {forms[1]}"
-    try:
-        hash(loss)
-        parameters = inspect.signature(loss).parameters.values()
-    except (TypeError, ValueError):
-        raise refuse("loss", expected, repr(loss)) from None
-    # A key with a default would silently never be passed.
-    needed = [p for p in parameters if p.default is p.empty or p.name == "key"]
-    count = len(needed) - with_setting
-    plain = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in needed)
-    if count not in (2, 3) or not plain:
-        raise refuse("loss", expected, f"({', '.join(map(str, parameters))})")
-    return count == 3
-
-
-def _sharding_of_rows(leaves: Sequence[jax.Array], batch_size: int) -> NamedSharding | None:
-    """Spread a batch's rows as the data's rows are, or over the whole mesh if every device holds all of them."""
-    for leaf in leaves:
-        if isinstance(leaf.sharding, NamedSharding):
-            mesh, spec = leaf.sharding.mesh, leaf.sharding.spec
-            axes = spec[0] if spec and spec[0] is not None else mesh.axis_names
-            sharding = NamedSharding(mesh, PartitionSpec(axes))
-            devices = int(np.prod([mesh.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes)]))
-            if batch_size % devices:
-                raise refuse("batch_size", f"to divide over the {devices} devices of the data's mesh", batch_size)
-            return sharding
-    return None
+def _refuse_without_parameters(what: str, model: nnx.Module, optimizer: nnx.Optimizer) -> None:
+    if not jax.tree.leaves(nnx.state(model, optimizer.wrt)):
+        raise refuse(what, "to have parameters (nnx.Param)", "none")

@@ -9,8 +9,15 @@ import optax
 import pytest
 from flax import nnx
 
-from gm_utils import training
-from gm_utils.training import Diverged, fit, fit_many, minibatch
+from gm_utils import loop
+from gm_utils.gan import (
+    critic_loss,
+    discriminator_loss,
+    minimax_generator_loss,
+    nonsaturating_generator_loss,
+    wasserstein_generator_loss,
+)
+from gm_utils.training import Diverged, fit, fit_adversarial, fit_adversarial_many, fit_many, minibatch
 
 KEY = jax.random.key(7)
 ADAM = optax.adam(1e-2)
@@ -194,7 +201,7 @@ def test_an_epoch_uses_each_row_at_most_once_and_epochs_differ():
         assert len(set(epoch.tolist())) == 48
         assert set(epoch.tolist()) < set(range(50))
     assert not np.array_equal(*epochs)
-    together = training._rows_of_steps(KEY, 1, 4, 50, 16)
+    together = loop.rows_of_steps(KEY, 1, 4, 50, 16)
     np.testing.assert_array_equal(together, drawn[1:5])
     assert not np.array_equal(drawn[0], minibatch(jax.random.key(8), 0, rows=50, batch_size=16)[0])
 
@@ -256,20 +263,20 @@ def test_a_second_run_compiles_nothing():
 
     data = regression(2)
     fit(Net(0), loss, data, key=KEY, steps=20, batch_size=16, optimizer=ADAM)
-    first, compiled = len(traces), training._chunk._cache_size()
+    first, compiled = len(traces), loop.chunk._cache_size()
     assert first > 0
     for seed, steps in [(1, 20), (2, 33), (3, 1)]:
         fit(Net(seed), loss, data, key=jax.random.key(seed), steps=steps, batch_size=16, optimizer=ADAM)
     assert len(traces) == first
-    assert training._chunk._cache_size() == compiled
+    assert loop.chunk._cache_size() == compiled
     fit(Net(0), loss, data, key=KEY, steps=20, batch_size=8, optimizer=ADAM)
     assert len(traces) > first  # the count does see a new shape
 
 
 def test_a_weakly_typed_parameter_compiles_once():
-    before = training._chunk._cache_size()
+    before = loop.chunk._cache_size()
     fit(Normal(), negative_log_likelihood, jnp.ones(7), key=KEY, steps=10, batch_size=7, optimizer=ADAM)
-    assert training._chunk._cache_size() == before + 1
+    assert loop.chunk._cache_size() == before + 1
 
 
 # --- divergence ---
@@ -335,7 +342,7 @@ def test_the_optimizer_keeps_its_last_good_state_too():
 
 
 def test_an_interrupt_leaves_a_usable_model(monkeypatch):
-    chunk, calls = training._chunk, []
+    chunk, calls = loop.chunk, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -343,7 +350,7 @@ def test_an_interrupt_leaves_a_usable_model(monkeypatch):
             raise KeyboardInterrupt
         return chunk(*args, **kwargs)
 
-    monkeypatch.setattr(training, "_chunk", interrupted)
+    monkeypatch.setattr(loop, "chunk", interrupted)
     model = Counter()
     optimizer = nnx.Optimizer(model, ONE, wrt=nnx.Param)
     before = model.n[...]
@@ -430,6 +437,343 @@ def test_when_all_members_diverge_the_losses_keep_their_shape():
     assert [float(model.n[...]) for model in models] == [3.0, 3.0]
 
 
+# --- projections ---
+
+
+def test_a_projection_is_applied_after_each_update():
+    def clip(model):
+        model.weight[...] = jnp.clip(model.weight[...], -0.1, 0.1)
+
+    data, model, watched = regression(), Line(), []
+    exact = np.linalg.lstsq(np.asarray(data["x"]), np.asarray(data["y"]))[0]
+    assert (np.abs(exact) > 0.1).any()
+    fit(model, squares, data, key=KEY, steps=50, batch_size=60, optimizer=SGD, project=clip)
+    np.testing.assert_allclose(np.abs(parameters(model)).max(), 0.1, rtol=1e-6)
+
+    def clip_to(model, limit):
+        watched.append(1)
+        model.weight[...] = jnp.clip(model.weight[...], -limit, limit)
+
+    models, limits = [Line(), Line(), Line()], jnp.array([0.1, 0.2, jnp.inf])
+    with_limit = lambda model, batch, setting: squares(model, batch)  # noqa: E731
+    fit_many(models, with_limit, data, key=KEY, steps=50, batch_size=60, optimizer=SGD, project=clip_to,
+             settings=limits)  # fmt: skip
+    np.testing.assert_allclose(parameters(models[0]), parameters(model), rtol=1e-6)
+    np.testing.assert_allclose(np.abs(parameters(models[1])).max(), 0.2, rtol=1e-6)
+    np.testing.assert_allclose(parameters(models[2]), exact, rtol=1e-2)
+    assert len(watched) <= 2  # while tracing
+
+
+# --- two adversaries ---
+
+
+class Maker(nnx.Module):
+    """A generator on the plane."""
+
+    def __init__(self, seed=0, width=8):
+        rngs = nnx.Rngs(seed)
+        self.hidden, self.out = nnx.Linear(2, width, rngs=rngs), nnx.Linear(width, 2, rngs=rngs)
+
+    def __call__(self, z):
+        return self.out(nnx.tanh(self.hidden(z)))
+
+
+def noise_for(key, batch):
+    return jax.random.normal(key, batch.shape)
+
+
+def judge_loss(generator, discriminator, batch, key):
+    return discriminator_loss(discriminator(batch), discriminator(generator(noise_for(key, batch))))
+
+
+def maker_loss(generator, discriminator, batch, key):
+    return nonsaturating_generator_loss(discriminator(generator(noise_for(key, batch))))
+
+
+PLANE = jax.random.normal(jax.random.key(11), (96, 2)) + 1.0
+GAME = {"losses": (maker_loss, judge_loss), "optimizers": (ADAM, SGD), "key": KEY, "batch_size": 16}
+
+
+def play_by_hand(generator, discriminator, steps, discriminator_steps):
+    """Take the turns in Python; return the losses of rounds and a record of who moved when."""
+
+    @nnx.jit
+    def judge_step(generator, discriminator, optimizer, batch, key):
+        value, gradient = nnx.value_and_grad(judge_loss, argnums=1)(generator, discriminator, batch, key)
+        optimizer.update(discriminator, gradient)
+        return value
+
+    @nnx.jit
+    def maker_step(generator, discriminator, optimizer, batch, key):
+        value, gradient = nnx.value_and_grad(maker_loss, argnums=0)(generator, discriminator, batch, key)
+        optimizer.update(generator, gradient)
+        return value
+
+    makers, judges, moved = [], [], []
+    with jax.numpy_dtype_promotion("standard"):
+        of_maker = nnx.Optimizer(generator, ADAM, wrt=nnx.Param)
+        of_judge = nnx.Optimizer(discriminator, SGD, wrt=nnx.Param)
+        for u in range(steps * (discriminator_steps + 1)):
+            before = parameters(generator), parameters(discriminator)
+            rows, key = minibatch(KEY, u, rows=96, batch_size=16)
+            if u % (discriminator_steps + 1) < discriminator_steps:
+                judges.append(judge_step(generator, discriminator, of_judge, PLANE[rows], key))
+            else:
+                makers.append(maker_step(generator, discriminator, of_maker, PLANE[rows], key))
+            after = parameters(generator), parameters(discriminator)
+            moved.append([not np.array_equal(a, b) for a, b in zip(before, after, strict=True)])
+    return np.array([makers, np.reshape(judges, (steps, discriminator_steps)).mean(axis=1)]), moved
+
+
+@pytest.mark.parametrize("discriminator_steps", [1, 3])
+def test_two_in_turn_equal_a_loop_of_compiled_steps(discriminator_steps):
+    pair, twins = (Maker(), Net()), (Maker(), Net())
+    losses = fit_adversarial(*pair, PLANE, steps=20, discriminator_steps=discriminator_steps, **GAME)
+    by_hand, moved = play_by_hand(*twins, 20, discriminator_steps)
+    assert losses.shape == (2, 20)
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, by_hand, rtol=1e-4)
+    for mine, theirs in zip(pair, twins, strict=True):
+        np.testing.assert_allclose(parameters(mine), parameters(theirs), rtol=1e-3, atol=1e-5)
+    assert moved == ([[False, True]] * discriminator_steps + [[True, False]]) * 20
+
+
+def test_a_frozen_player_is_not_moved():
+    """With a rate of zero for one, the other's first update is what an ordinary gradient step gives."""
+    still, pair = optax.sgd(0.0), (Maker(), Net())
+    before = parameters(pair[0])
+    fit_adversarial(*pair, PLANE, steps=5, **GAME | {"optimizers": (still, SGD)})
+    np.testing.assert_array_equal(parameters(pair[0]), before)
+    assert not np.array_equal(parameters(pair[1]), parameters(Net()))
+    other = (Maker(), Net())
+    fit_adversarial(*other, PLANE, steps=5, **GAME | {"optimizers": (SGD, still)})
+    np.testing.assert_array_equal(parameters(other[1]), parameters(Net()))
+    assert not np.array_equal(parameters(other[0]), before)
+
+
+class Point(nnx.Module):
+    """A generator whose fakes all lie at one number."""
+
+    def __init__(self, start):
+        self.at = nnx.Param(jnp.asarray(start, jnp.float32))
+
+
+def test_a_critic_of_limited_slope_pulls_a_point_to_the_mean():
+    """With f(x) = w x and |w| <= 1 the generator moves by the rate times w: it arrives, and W1 is |mean - at|."""
+    def clip(critic):
+        critic.weight[...] = jnp.clip(critic.weight[...], -1.0, 1.0)
+
+    def critic_of(generator, critic, batch):
+        return critic_loss(critic(batch), critic(generator.at[...][None, None]))
+
+    def point_of(generator, critic, batch):
+        return wasserstein_generator_loss(critic(generator.at[...][None, None]))
+
+    generator, critic = Point(-1.0), Line(1)
+    x = 3.0 + jax.random.normal(KEY, (40, 1))
+    seen = []
+    g, d = fit_adversarial(
+        generator, critic, x, losses=(point_of, critic_of), optimizers=(optax.sgd(0.05), optax.sgd(1.0)), key=KEY,
+        steps=60, batch_size=40, discriminator_steps=5, project=clip, every=10,
+        watch=lambda step: seen.append((step, float(generator.at[...]), float(critic.weight[...][0]))),
+    )  # fmt: skip
+    # The slope is at its limit from the first round on, and the point walks 0.05 a round.
+    assert [step for step, *_ in seen] == [0, 10, 20, 30, 40, 50, 60]
+    np.testing.assert_allclose([at for _, at, _ in seen], -1.0 + 0.05 * np.arange(0, 61, 10), atol=1e-5)
+    assert [w for *_, w in seen] == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    gap = np.mean(x) - (-1.0 + 0.05 * np.arange(1, 60))
+    np.testing.assert_allclose(d[1:], -gap, rtol=1e-5)
+    np.testing.assert_allclose(g, 1.0 - 0.05 * np.arange(60), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, 4), (3, 7), (50, 4)])
+def test_snapshots_are_the_states_of_shorter_runs(every, steps):
+    pair, seen = (Maker(), Net()), {}
+    fit_adversarial(*pair, PLANE, steps=steps, discriminator_steps=2, every=every, **GAME,
+                    watch=lambda step: seen.update({step: [parameters(one) for one in pair]}))  # fmt: skip
+    assert sorted(seen) == list(range(0, steps + 1, every))
+    for step, states in seen.items():
+        shorter = (Maker(), Net())
+        if step:
+            fit_adversarial(*shorter, PLANE, steps=step, discriminator_steps=2, **GAME)
+        for mine, theirs in zip(states, shorter, strict=True):
+            np.testing.assert_allclose(mine, parameters(theirs), rtol=1e-5, atol=1e-7)
+
+
+def test_optimizers_of_two_continue():
+    once, twice = (Maker(), Net()), (Maker(), Net())
+    whole = fit_adversarial(*once, PLANE, steps=12, discriminator_steps=2, **GAME)
+    with jax.numpy_dtype_promotion("standard"):
+        own = tuple(nnx.Optimizer(one, how, wrt=nnx.Param) for one, how in zip(twice, (ADAM, SGD), strict=True))
+    parts = [fit_adversarial(*twice, PLANE, steps=steps, discriminator_steps=2, **GAME | {"optimizers": own})
+             for steps in (5, 7)]  # fmt: skip
+    assert [int(one.step[...]) for one in own] == [12, 24]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-5)
+
+
+def test_a_second_adversarial_run_compiles_nothing():
+    traces = []
+
+    def counted(generator, discriminator, batch, key):
+        traces.append(1)
+        return judge_loss(generator, discriminator, batch, key)
+
+    game = GAME | {"losses": (maker_loss, counted)}
+    fit_adversarial(Maker(0), Net(0), PLANE, steps=3, **game)
+    first, compiled = len(traces), loop.chunk._cache_size()
+    for seed, steps in [(1, 3), (2, 40)]:
+        fit_adversarial(Maker(seed), Net(seed), PLANE, steps=steps, **game)
+    assert len(traces) == first > 0
+    assert loop.chunk._cache_size() == compiled
+    fit_adversarial(Maker(0), Net(0), PLANE, steps=3, discriminator_steps=2, **game)
+    assert loop.chunk._cache_size() == compiled + 1
+
+
+def game_of_counters(generator_loss, discriminator_loss):
+    return {
+        "losses": (lambda g, d, batch: generator_loss(g, batch) + 0.0 * d.n[...],
+                   lambda g, d, batch: discriminator_loss(d, batch) + 0.0 * g.n[...]),
+        "optimizers": (ONE, ONE), "key": KEY, "batch_size": 2,
+    }  # fmt: skip
+
+
+def slope_down(model, batch):
+    return trap(model, batch, lambda n: 0.0)
+
+
+@pytest.mark.parametrize("bad", [nan_loss, infinite_loss, nan_gradient])
+@pytest.mark.parametrize("discriminator_steps", [1, 3])
+def test_a_bad_turn_of_either_keeps_the_last_good_pair(bad, discriminator_steps):
+    generator, discriminator = Counter(), Counter()
+    with pytest.raises(Diverged, match="diverged at step 4: the generator's") as caught:
+        fit_adversarial(generator, discriminator, jnp.ones(4), steps=20, discriminator_steps=discriminator_steps,
+                        **game_of_counters(bad, slope_down))  # fmt: skip
+    # The generator stands at 4 when its turn of round 4 refuses; that state of 4 was tested by round 4's other turns.
+    assert (caught.value.step, caught.value.loss) == (4, 2.0)
+    assert float(generator.n[...]) == 4.0
+    assert float(discriminator.n[...]) == 5 * discriminator_steps - 1
+    assert caught.value.losses.shape == (2, 4)
+    np.testing.assert_array_equal(caught.value.losses[0], [5.0, 4.0, 3.0, 2.0])
+    generator, discriminator = Counter(), Counter()
+    with pytest.raises(Diverged, match="the discriminator's") as caught:
+        fit_adversarial(generator, discriminator, jnp.ones(4), steps=20, discriminator_steps=discriminator_steps,
+                        **game_of_counters(slope_down, bad))  # fmt: skip
+    assert caught.value.step == 4 // discriminator_steps
+    assert caught.value.loss == 2.0
+    assert float(discriminator.n[...]) == (4.0 if discriminator_steps == 1 else 3.0)
+
+
+def test_the_last_update_of_two_is_tested_too():
+    for steps, stops in ((4, False), (5, True)):
+        generator, discriminator = Counter(), Counter(-50.0)
+        arguments = game_of_counters(nan_loss, slope_down) | {"steps": steps}
+        if stops:
+            with pytest.raises(Diverged):
+                fit_adversarial(generator, discriminator, jnp.ones(4), **arguments)
+        else:
+            assert fit_adversarial(generator, discriminator, jnp.ones(4), **arguments).shape == (2, 4)
+    generator, discriminator = Counter(-50.0), Counter(1.0)
+    with pytest.raises(Diverged) as caught:  # the discriminator's third update made it bad: seen after the last round
+        fit_adversarial(generator, discriminator, jnp.ones(4), steps=3, **game_of_counters(slope_down, nan_loss))
+    assert caught.value.step == 3
+    assert caught.value.losses.shape == (2, 3)
+    assert float(discriminator.n[...]) == 4.0
+
+
+def test_each_of_two_has_its_own_limit():
+    scaled = lambda model, batch: 1e7 * slope_down(model, batch)  # noqa: E731
+    rates = {"optimizers": (ONE, optax.sgd(1e-7))}
+    generator, discriminator = Counter(), Counter()
+    fit_adversarial(generator, discriminator, jnp.ones(4), steps=3,
+                    **game_of_counters(slope_down, scaled) | rates)  # fmt: skip
+    with pytest.raises(Diverged, match="the generator's loss -1e\\+07 is beyond the limit of 2e\\+06") as caught:
+        fit_adversarial(Counter(), Counter(), jnp.ones(4), steps=20, **game_of_counters(runaway, scaled) | rates)
+    assert caught.value.step == 7
+
+
+def test_an_interrupt_leaves_a_usable_pair(monkeypatch):
+    chunk, calls = loop.chunk, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return chunk(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "chunk", interrupted)
+    pair = Counter(-1e4), Counter(-1e4)
+    with pytest.raises(KeyboardInterrupt):
+        fit_adversarial(*pair, jnp.ones(4), steps=5000, **game_of_counters(slope_down, slope_down))
+    kept = [int(one.n[...]) + 10_000 for one in pair]
+    assert 0 < kept[0] < 5000
+    assert kept[1] - kept[0] in (0, 1)
+
+
+# --- several pairs ---
+
+
+def weighted_maker(generator, discriminator, batch, key, setting):
+    logits = discriminator(generator(noise_for(key, batch)))
+    return jnp.stack([minimax_generator_loss(logits), nonsaturating_generator_loss(logits)])[setting["kind"]]
+
+
+def weighted_judge(generator, discriminator, batch, key, setting):
+    return judge_loss(generator, discriminator, batch, key)
+
+
+def minimax_maker(generator, discriminator, batch, key):
+    return minimax_generator_loss(discriminator(generator(noise_for(key, batch))))
+
+
+def test_pairs_learn_what_they_would_learn_alone():
+    pairs, twins, seen = [(Maker(k), Net(k)) for k in range(3)], [(Maker(k), Net(k)) for k in range(3)], []
+    together = fit_adversarial_many(
+        *zip(*pairs, strict=True), PLANE, steps=15, discriminator_steps=2, every=5,
+        settings={"kind": jnp.array([1, 0, 1])}, **GAME | {"losses": (weighted_maker, weighted_judge)},
+        watch=lambda step: seen.append((step, parameters(pairs[1][0]))),
+    )  # fmt: skip
+    assert together.shape == (2, 3, 15)
+    for member, loss in enumerate([maker_loss, minimax_maker, maker_loss]):
+        alone = fit_adversarial(*twins[member], PLANE, steps=15, discriminator_steps=2,
+                                **GAME | {"losses": (loss, judge_loss)})  # fmt: skip
+        np.testing.assert_allclose(together[:, member], alone, rtol=1e-4)
+        for mine, theirs in zip(pairs[member], twins[member], strict=True):
+            np.testing.assert_allclose(parameters(mine), parameters(theirs), rtol=1e-3, atol=1e-5)
+    assert [step for step, _ in seen] == [0, 5, 10, 15]
+    np.testing.assert_array_equal(seen[-1][1], parameters(pairs[1][0]))
+    assert not np.array_equal(seen[1][1], seen[2][1])
+
+
+def test_a_pair_that_diverges_spoils_no_other():
+    generators, discriminators = [Counter(-30.0), Counter(0.0)], [Counter(-60.0), Counter(-60.0)]
+    with pytest.raises(Diverged, match=r"1 of 2 members.*member 1 at step 4: the generator's loss is nan") as caught:
+        fit_adversarial_many(generators, discriminators, jnp.ones(4), steps=10, discriminator_steps=2,
+                             **game_of_counters(nan_loss, slope_down))  # fmt: skip
+    assert caught.value.members == {1: 4}
+    assert (caught.value.step, caught.value.loss) == (4, 2.0)
+    assert [float(one.n[...]) for one in generators] == [-20.0, 4.0]
+    assert [float(one.n[...]) for one in discriminators] == [-40.0, -51.0]
+    assert caught.value.losses.shape == (2, 2, 10)
+    steps = np.arange(10.0)
+    np.testing.assert_array_equal(caught.value.losses[0], [35 - steps, np.where(steps < 4, 5 - steps, np.nan)])
+
+
+def test_a_projection_clips_each_critic_by_its_setting():
+    def clip(discriminator, setting):
+        clipped = jax.tree.map(lambda w: jnp.clip(w, -setting["limit"], setting["limit"]),
+                               nnx.state(discriminator, nnx.Param))  # fmt: skip
+        nnx.update(discriminator, clipped)
+
+    generators, discriminators = [Maker(0), Maker(0)], [Net(0), Net(0)]
+    fit_adversarial_many(
+        generators, discriminators, PLANE, steps=6, project=clip, **GAME | {"losses": (weighted_maker, weighted_judge)},
+        settings={"kind": jnp.array([1, 1]), "limit": jnp.array([0.05, jnp.inf])},
+    )  # fmt: skip
+    np.testing.assert_allclose(np.abs(parameters(discriminators[0])).max(), 0.05, rtol=1e-6)
+    assert np.abs(parameters(discriminators[1])).max() > 0.3
+    assert np.abs(parameters(generators[0])).max() > 0.3  # the generator is not clipped
+
+
 # --- the bar ---
 
 
@@ -463,14 +807,14 @@ def test_a_slow_run_shows_a_bar_that_leaves_nothing(monkeypatch, capsys, kernel,
     fake, said = FakeIPython(kernel), []
     monkeypatch.setitem(sys.modules, "IPython", fake)
     monkeypatch.setitem(sys.modules, "IPython.display", fake.display)
-    monkeypatch.setattr(training, "BAR_AFTER_SECONDS", 0.0 if slow else 1e9)
+    monkeypatch.setattr(loop, "BAR_AFTER_SECONDS", 0.0 if slow else 1e9)
 
     def show(text):
         fake.print(text)
         said.append(len(fake.output))
         assert "step" in text
 
-    monkeypatch.setattr(training, "print", show, raising=False)
+    monkeypatch.setattr(loop, "print", show, raising=False)
     for switch in (True, False):
         said.clear()
         fit(Counter(-40.0), nan_loss, jnp.ones(4), key=KEY, steps=30, batch_size=2, optimizer=ONE, progress=switch)
@@ -484,8 +828,8 @@ def test_an_interrupted_or_diverged_run_clears_its_bar(monkeypatch):
     fake = FakeIPython(kernel=True)
     monkeypatch.setitem(sys.modules, "IPython", fake)
     monkeypatch.setitem(sys.modules, "IPython.display", fake.display)
-    monkeypatch.setattr(training, "BAR_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(training, "print", fake.print, raising=False)
+    monkeypatch.setattr(loop, "BAR_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "print", fake.print, raising=False)
     with pytest.raises(Diverged):
         fit(Counter(), nan_loss, jnp.ones(4), key=KEY, steps=30, batch_size=2, optimizer=ONE)
     assert fake.output == []
@@ -556,3 +900,50 @@ ONE_LINE = Line()
 def test_refusals_of_fit_many(models, settings, message):
     with pytest.raises(ValueError, match=message):
         fit_many(models, lambda model, batch: model(batch).mean(), jnp.ones((5, 3)), settings=settings, **GOOD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"losses": maker_loss}, "expected losses to be a pair: the generator's, the discriminator's, got"),
+        ({"losses": (maker_loss,)}, "expected losses to be a pair"),
+        ({"losses": (maker_loss, squares)}, r"expected loss .*\(generator, discriminator, batch\) .* got \(model"),
+        ({"optimizers": ADAM}, "expected optimizers to be a pair"),
+        ({"optimizers": (ADAM, 0.1)}, "expected optimizer to be an optax transformation"),
+        ({"discriminator_steps": 0}, "expected discriminator_steps to be a whole number above zero, got 0"),
+        ({"every": 0.5}, "expected every to be a whole number above zero, got 0.5"),
+        ({"data": jnp.full((96, 2), jnp.nan)}, "expected data to be finite"),
+        ({"batch_size": 97}, "expected batch_size to be at most the 96 rows"),
+        ({"generator": nnx.Dropout(0.1)}, r"expected generator to have parameters \(nnx.Param\), got none"),
+        ({"discriminator": nnx.Dropout(0.1)}, r"expected discriminator to have parameters"),
+        ({"discriminator": jnp.tanh}, "expected generator and discriminator to be a list of nnx modules, got"),
+    ],
+)
+def test_refusals_of_fit_adversarial(changes, message):
+    arguments = {"generator": Maker(), "discriminator": Net(), "data": PLANE, "steps": 3, **GAME} | changes
+    pair = [arguments.pop(name) for name in ("generator", "discriminator", "data")]
+    with pytest.raises(ValueError, match=message):
+        fit_adversarial(*pair, **arguments)
+
+
+def test_a_model_against_itself_is_refused():
+    model = Net()
+    with pytest.raises(ValueError, match="to be different objects, got one of them twice"):
+        fit_adversarial(model, model, PLANE, steps=3, **GAME)
+
+
+@pytest.mark.parametrize(
+    ("generators", "discriminators", "settings", "message"),
+    [
+        ([Maker()], [Net(0), Net(1)], None, "expected discriminators to be 1, one a generator, got 2"),
+        ([], [], None, "expected generators to be a list of nnx modules"),
+        ([Maker(), Maker(width=4)], [Net(0), Net(1)], None, "expected models to share the shapes"),
+        ([Maker(), Maker()], [Net(0), Net(1)], jnp.ones(3), "expected settings to have a leading axis of 2"),
+        ([Maker(), Maker()], [Net(0), Net(1)], jnp.ones(2), r"expected loss to be .*batch, key, setting\)"),
+    ],
+)
+def test_refusals_of_fit_adversarial_many(generators, discriminators, settings, message):
+    without_key = lambda generator, discriminator, batch: 0.0  # noqa: E731
+    game = GAME | {"losses": (without_key, without_key)}
+    with pytest.raises(ValueError, match=message):
+        fit_adversarial_many(generators, discriminators, PLANE, steps=3, settings=settings, **game)
