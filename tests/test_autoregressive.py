@@ -82,7 +82,7 @@ def test_hidden_degrees_are_sorted_even_and_reach_the_last(features, width):
     assert counts.max() - counts.min() <= 1
 
 
-@pytest.mark.parametrize(("features", "hidden"), SIZES)
+@pytest.mark.parametrize(("features", "hidden"), [*SIZES, (35, []), (35, [40, 10, 90])])
 def test_degree_by_degree_equals_full_passes(features, hidden):
     """The rule mixes both outputs and what is given, so an error in any unit, bias or place shows."""
 
