@@ -73,6 +73,7 @@ BROKEN_PAGES = [
     (".reshape(-1, *parent.value.shape).sum(axis=0)", ".reshape(-1, *parent.value.shape)[-1]", ["claim_3a"]),
     ("dA = dH * (1 - H**2)", "dA = dH * (1 - H)", ["claim_3a"]),
     ("counting.operations(f, weights, x)", "counting.operations(f, weights, x) ** 2", ["claim_3b"]),
+    ("/ cost(w, sized_loss) for", "/ cost(w, sized_loss, 256) for", ["claim_3b"]),
     ("(state[0] + move, memory), state[0]", "(state[0] - move, memory), state[0]", ["claim_3c"]),
     ("optimiser.update(jax.grad(misfit)", "optimiser.update(jax.jacrev(lambda theta: -misfit(theta))", ["claim_3c"]),
 ]
@@ -87,5 +88,6 @@ OTHER_WORLDS = [
     ("claim_3b", {"ratio": {22: 2.5, 707: 3.5}}, "wrong"),
     ("claim_3c", {"apart": [0.0, 0.0, 0.0]}, "stands"),
     ("claim_3a", {"worst": EXACT | {"tape": float("nan")}}, "wrong"),
+    ("claim_3a", {"worst": EXACT | {"differences": float("nan")}}, "wrong"),
     ("claim_3c", {"left": [0.1, 0.1, 0.9]}, "wrong"),
 ]

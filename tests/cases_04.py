@@ -55,11 +55,13 @@ BROKEN_PAGES = [
 OTHER_WORLDS = [
     ("claim_4a", {"error_curve": 1.0}, "stands"),
     ("claim_4a", {"off": 9.0}, "wrong"),
+    ("claim_4a", {"off": float("nan")}, "wrong"),
     ("claim_4a", {"by_chains": 0.5}, "wrong"),
     ("claim_4b", {"error_many": 0.3}, "stands"),
     ("claim_4b", {"field": 0.01}, "wrong"),
     ("claim_4c", {"large": np.array([65536.0, 65536.0, 1.6])}, "wrong"),
     ("claim_4c", {"large": np.array([65536.0, 570.0, 0.0])}, "wrong"),
     ("claim_4c", {"reverse": 1.0}, "wrong"),
+    ("claim_4c", {"forward": float("nan")}, "wrong"),
     ("claim_4c", {"large": np.array([65536.0, 570.0, 5.3])}, "wrong"),
 ]
