@@ -2,7 +2,7 @@
 
 - ground: ``validation``, ``precision``, ``counting``, ``data``, ``datasets``, ``grammar``, ``divergences``,
   ``loop``, ``training``, ``plotting``, ``redraw``
-- models: ``mixtures``, ``sampling``, ``tape``, ``variational``, ``gan``, ``scoring``, ``autoregressive``,
+- models: ``mixtures``, ``sampling``, ``tape``, ``variational``, ``gan``, ``scoring``, ``vae``, ``autoregressive``,
   ``flows``
 - desk: ``experiment``, ``audit``, ``exercises``
 

@@ -83,7 +83,7 @@ def fit_classifiers(
     if len(set(shapes)) > 1:
         raise refuse("sets", "to share one shape of images", shapes)
     seeds = jax.random.split(key, len(sets) + 1)
-    models = [DigitClassifier(shapes[0][1], rngs=nnx.Rngs(seed)) for seed in seeds[1:]]
+    models = [_new(seed, shapes[0][1]) for seed in seeds[1:]]
     fit_many(
         models, _cross_entropy, jnp.arange(shapes[0][0]), key=seeds[0], steps=steps, batch_size=batch_size,
         optimizer=_ADAM, settings=(jnp.stack(images), jnp.stack(labels)), progress=False,
@@ -179,6 +179,10 @@ def class_coverage(predicted: Any, real: Any, *, least: float = 0.25) -> Coverag
 def _cross_entropy(model: DigitClassifier, rows: jax.Array, own: tuple[jax.Array, jax.Array]) -> jax.Array:
     images, labels = own
     return optax.softmax_cross_entropy_with_integer_labels(model(images[rows]), labels[rows]).mean()
+
+
+# Compiled as a whole, not initialiser by initialiser.
+_new: Any = nnx.jit(lambda seed, inputs: DigitClassifier(inputs, rngs=nnx.Rngs(seed)), static_argnums=1)
 
 
 @nnx.jit
