@@ -317,7 +317,9 @@ def ask(library: str, name: str, cache: str | None = None) -> dict[str, float]:
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{library} on {name}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(library, name, "warm" if cache else "", result, file=sys.stderr, flush=True)
+    return result
 
 
 def table(title: str, columns: dict[str, str], results: dict[str, list[dict[str, float]]]) -> None:
