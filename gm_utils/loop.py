@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from gm_utils.validation import finite, positive_int, refuse
 
 CHUNK_SECONDS = 0.3
 BAR_AFTER_SECONDS = 2.0
+NEVER = np.int32(np.iinfo(np.int32).max)
 
 
 def minibatch(key: jax.Array, step: int, *, rows: int, batch_size: int) -> tuple[np.ndarray, jax.Array]:
@@ -77,26 +78,34 @@ class Job(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What the loop carries; with members, every leaf but ``step`` has a leading axis of them."""
+    """How far a run has come; with members, every leaf has a leading axis of them.
 
-    good: Any  # the newest state that the update after it found finite
-    current: Any  # the state one update further, not yet tested
-    step: jax.Array  # updates tried
-    accepted: jax.Array  # states that have passed; a member is alive while this equals ``step``
+    The loop keeps no second state to go back to, which would cost a third of a step. Where a loss is refused, the
+    ``Runner`` goes back to an older state and repeats the updates since, up to the one before.
+    """
+
+    state: Any  # of all models and optimizers
+    firsts: jax.Array  # (players,): the first loss of each, NaN before
+    refused: jax.Array  # the update whose loss or gradient was refused; NEVER while there is none
 
 
 @partial(jax.jit, static_argnames=("graphdef", "rules", "members", "sharding"))
 def chunk(
-    run: Run, data: Any, rows: jax.Array, key: jax.Array, first: jax.Array, count: jax.Array, bound: jax.Array,
-    settings: Any, *, graphdef: Any, rules: Rules, members: int | None, sharding: NamedSharding | None,
+    run: Run, limits: jax.Array, data: Any, rows: jax.Array, key: jax.Array, first: jax.Array, start: jax.Array,
+    stop: jax.Array, limit: jax.Array, settings: Any, *, graphdef: Any, rules: Rules, members: int | None,
+    sharding: NamedSharding | None,
 ) -> tuple[Run, jax.Array]:  # fmt: skip
-    """Make up to ``count`` updates; return the run and its losses, (capacity,) or (capacity, members)."""
-    start, players = run.step, len(rules.losses)
+    """Evaluate the updates ``start`` to ``stop - 1``, and make those below ``limits`` whose loss and gradient pass.
 
-    def move(player: int, current: Any, bound: jax.Array, setting: Any, batch: Any, key: jax.Array) -> Any:
-        """Update one player; return the new state, whether the old one passed, and the loss."""
+    Returns:
+        The run and the losses, (capacity,) or (capacity, members), of which the first ``stop - start`` may be filled.
+    """
+    players = len(rules.losses)
+
+    def move(player: int, now: Run, update: jax.Array, last: Any, setting: Any, batch: Any, key: Any) -> Any:
+        """Test a state by one player's loss and gradient; if it passes, go on to the next. Return the loss too."""
         # Merged models write into the state they were merged from: give them a copy, and keep this one.
-        everything = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, current))
+        everything = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, now.state))
         models, optimizer = everything[:players], everything[players + player]
         extras = (key,) * rules.takes_key[player] + (() if settings is None else (setting,))
 
@@ -107,57 +116,61 @@ def chunk(
             return value
 
         value, gradient = nnx.value_and_grad(objective, argnums=nnx.DiffState(player, optimizer.wrt))(*models)
-        passed = jnp.isfinite(value) & (jnp.abs(value) <= bound[player])
+        value = value.astype(jnp.float32)
+        own = now.firsts[player]
+        bound = jnp.where(jnp.isnan(own), jnp.inf, limit * (1.0 + jnp.abs(own)))
+        passed = jnp.isfinite(value) & (jnp.abs(value) <= bound)
         for leaf in jax.tree.leaves(gradient):
             passed &= jnp.isfinite(leaf).all()
         optimizer.update(models[player], gradient)
         if rules.project is not None and player == rules.turns[0]:
             rules.project(models[player], *(() if settings is None else (setting,)))
-        return nnx.state(everything), passed, value.astype(jnp.float32)
+        active = (now.refused == NEVER) & (update <= last)
+        # Where a member stays as it is, the choice is part of the update's own pass over the numbers.
+        state = jax.tree.map(partial(jnp.where, active & passed & (update < last)), nnx.state(everything), now.state)
+        firsts = now.firsts.at[player].set(jnp.where(jnp.isnan(own), value, own))
+        return Run(state, firsts, jnp.where(active & ~passed, update, now.refused)), value
 
-    def attempt(turn: Any, good: Any, current: Any, alive: jax.Array, *given: Any) -> Any:
-        moves = [partial(move, player) for player in range(players)]
-        after, passed, value = jax.lax.switch(turn, moves, current, *given)
-        passed &= alive
-        return jax.tree.map(partial(jnp.where, passed), current, good), after, passed, value
+    def attempt(turn: Any, *given: Any) -> Any:
+        return jax.lax.switch(turn, [partial(move, player) for player in range(players)], *given)
 
     if members is not None:
-        attempt = jax.vmap(attempt, in_axes=(None, 0, 0, 0, 0, 0, None, None))
+        attempt = jax.vmap(attempt, in_axes=(None, 0, None, 0, 0, None, None))
 
-    def more(carry: tuple[Run, jax.Array]) -> jax.Array:
-        run, _ = carry
-        return (run.step < start + count) & (run.accepted == run.step).any()
+    def more(carry: tuple[Run, jax.Array, jax.Array]) -> jax.Array:
+        run, update, _ = carry
+        return (update < stop) & ((run.refused == NEVER) & (update <= limits)).any()
 
-    def body(carry: tuple[Run, jax.Array]) -> tuple[Run, jax.Array]:
-        run, losses = carry
-        batch = jax.tree.map(lambda leaf: leaf.at[rows[run.step - start]].get(mode="promise_in_bounds"), data)
-        step_key = jax.random.fold_in(key, first + run.step)
+    def body(carry: tuple[Run, jax.Array, jax.Array]) -> tuple[Run, jax.Array, jax.Array]:
+        run, update, losses = carry
+        batch = jax.tree.map(lambda leaf: leaf.at[rows[update - start]].get(mode="promise_in_bounds"), data)
+        step_key = jax.random.fold_in(key, first + update.astype(jnp.uint32))
         if sharding is not None:
             batch = jax.lax.with_sharding_constraint(batch, sharding)
-        turn = jnp.asarray(rules.turns)[run.step % len(rules.turns)]
-        good, current, passed, value = attempt(
-            turn, run.good, run.current, run.accepted == run.step, bound, settings, batch, step_key
-        )
-        losses = losses.at[run.step - start].set(value)
-        return Run(good, current, run.step + 1, run.accepted + passed), losses
+        turn = jnp.asarray(rules.turns)[update % len(rules.turns)]
+        run, value = attempt(turn, run, update, limits, settings, batch, step_key)
+        return run, update + 1, losses.at[update - start].set(value)
 
     losses = jnp.zeros((len(rows),) if members is None else (len(rows), members), jnp.float32)
-    return jax.lax.while_loop(more, body, (run, losses))
+    run, _, losses = jax.lax.while_loop(more, body, (run, start, losses))
+    return run, losses
 
 
 class Runner:
-    """Calls the chunk until the run is over; ``now`` is the run as far as it came, at any moment."""
+    """Calls the chunk until the run is over; ``good`` is a state that has passed its test, at any moment."""
 
     def __init__(
         self, job: Job, graphdef: Any, state: Any, *, first: int = 0, members: int | None = None, settings: Any = None
     ):
         self.job, self.first, self.settings = job, first, settings
         self.fixed = {"graphdef": graphdef, "rules": job.rules, "members": members, "sharding": job.sharding}
-        start = Run(state, state, jnp.int32(0), jnp.zeros(() if members is None else (members,), jnp.int32))
+        shape = () if members is None else (members,)
+        firsts = np.full((*shape, len(job.rules.losses)), np.nan, np.float32)
+        start = Run(state, firsts, np.full(shape, NEVER, np.int32))
         # A weakly typed or plain Python leaf would change its type in the loop, and compile it twice.
-        self.now = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.result_type(leaf)), start)
+        self.good = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.result_type(leaf)), start)
         if job.sharding is not None:
-            self.now = jax.device_put(self.now, NamedSharding(job.sharding.mesh, PartitionSpec()))  # a copy each
+            self.good = jax.device_put(self.good, NamedSharding(job.sharding.mesh, PartitionSpec()))  # a copy each
 
     def run(
         self, progress: bool, *, watch: Callable[[int], None] | None = None, every: int = 1
@@ -165,66 +178,69 @@ class Runner:
         """Return the good losses of all updates, (updates,) or (members, updates), else NaN; and who was stopped.
 
         The second value names for each member refused the update and the reason. ``watch`` is called with the number
-        of rounds done, after none and after each ``every`` of them; ``now.good`` is then the state at that moment.
+        of rounds done, after none and after each ``every`` of them; ``good`` is then the state at that moment.
         """
-        job = self.job
+        job, turns = self.job, self.job.rules.turns
         capacity = max(64, min(4096, 2**20 // job.batch_size))  # of the rows drawn: at most some megabytes
-        turns = job.rules.turns
-        total = len(turns) * job.steps + 1  # the last evaluation only tests the last update
-        players = range(len(job.rules.losses))
-        bound = jnp.full((*self.now.accepted.shape, len(players)), jnp.inf, jnp.float32)
-        pieces: list[np.ndarray] = []
+        total, rhythm = len(turns) * job.steps, every * len(turns)
+        losses = np.full((total, *self.good.refused.shape), np.nan, np.float32)
+        limits = np.full(self.good.refused.shape, total, np.int32)  # members make no update from this number on
+        refused: dict[int, tuple[int, str]] = {}
+        now, good_at, done = self.good, 0, 0  # done: the updates that now has behind it
+        length = len(turns)  # of the next chunk; one round first: it compiles
         bar = Bar(job.steps) if progress else None
-        done, length = 0, len(turns)  # one round first: it compiles, and its losses set the limits
         _give_back_memory()
         try:
             if watch is not None:
                 watch(0)
-            while done < total and (np.asarray(self.now.accepted) == done).any():
+            while good_at < (goal := int(limits.max())):
                 began = time.perf_counter()
-                count = min(length, total - done)
+                end = min(done + length, goal)
                 if watch is not None:
-                    rhythm = every * len(turns)
-                    # A state counts once the update after it has tested it: stop one update past each mark.
-                    count = min(count, (max(done - 1, 0) // rhythm + 1) * rhythm + 1 - done)
+                    end = min(end, (done // rhythm + 1) * rhythm)
+                # The next chunk tests the state that this one leaves, unless nobody waits for that.
+                tested = end == goal or (watch is not None and end % rhythm == 0)
                 rows = np.zeros((capacity, job.batch_size), np.int32)
+                count = end - done + tested
                 rows[:count] = rows_of_steps(job.key, self.first + done, count, job.rows, job.batch_size)
-                self.now, losses = chunk(
-                    self.now, job.data, rows, job.key, np.uint32(self.first), np.int32(count), bound, self.settings,
-                    **self.fixed,
+                after, values = chunk(
+                    now, np.minimum(limits, end), job.data, rows, job.key, np.uint32(self.first), np.int32(done),
+                    np.int32(done + count), np.float32(job.limit), self.settings, **self.fixed,
                 )  # fmt: skip
-                reached = int(self.now.step)
-                pieces.append(np.asarray(losses)[: reached - done])
-                if not done:
-                    firsts = np.stack([np.asarray(losses[turns.index(player)]) for player in players], axis=-1)
-                    bound = jnp.asarray(job.limit * (1.0 + np.abs(firsts)), jnp.float32)
-                else:
-                    pace = CHUNK_SECONDS / (time.perf_counter() - began)
-                    length = max(1, min(4 * length, round(pace * count), capacity))
-                done = reached
-                if watch is not None and done > 1 and (done - 1) % rhythm == 0:
-                    watch((done - 1) // len(turns))
+                offenders = self._refused(after, np.asarray(values), done)
+                if offenders:
+                    refused |= offenders
+                    for member, (update, _) in offenders.items():
+                        limits[member if limits.ndim else ()] = update - 1  # the state before the one that failed
+                    now, done = self.good, good_at
+                    continue
+                filled = losses[done : done + count]  # without the test of the run's last state
+                filled[:] = np.asarray(values)[: len(filled)]
+                pace = CHUNK_SECONDS / (time.perf_counter() - began)
+                length = max(1, min(4 * length, round(pace * count) if done else length, capacity - 1))
+                self.good, good_at = (after, end) if tested else (now, done)
+                now, done = after, end
+                if watch is not None and done % rhythm == 0:
+                    watch(done // len(turns))
                 if bar is not None:
-                    bar.show(min(done // len(turns), job.steps), float(np.mean(pieces[-1][-1])))
+                    bar.show(min(done // len(turns), job.steps), float(np.mean(losses[done - 1])))
         finally:
             if bar is not None:
                 bar.clear()
             _give_back_memory()
-        return self._result(np.concatenate(pieces), np.asarray(bound))
+        for member, (update, _) in refused.items():
+            losses[update:, *([member] if limits.ndim else [])] = np.nan
+        return losses.T, dict(sorted(refused.items()))
 
-    def _result(self, values: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[int, str]]]:
-        rules = self.job.rules
-        accepted, updates = np.asarray(self.now.accepted), self.job.steps * len(rules.turns)
-        losses = np.full((*accepted.shape, updates), np.nan, np.float32)
-        losses[..., : len(values)] = values[:updates].T
-        losses[np.arange(updates) >= accepted[..., None]] = np.nan
-        refused = {}
-        for member, update in enumerate(np.atleast_1d(accepted).tolist()):
-            if update <= updates:
+    def _refused(self, after: Run, values: np.ndarray, start: int) -> dict[int, tuple[int, str]]:
+        """Return the update and the reason for each member that was refused."""
+        rules, refused = self.job.rules, {}
+        firsts, values = np.atleast_2d(after.firsts), values.reshape(len(values), -1)
+        for member, update in enumerate(np.atleast_1d(after.refused).tolist()):
+            if update != NEVER:
                 player = rules.turns[update % len(rules.turns)]
-                whose = rules.names[player]
-                value = np.atleast_2d(values.T)[member, update]
-                limit = np.atleast_2d(bound)[member, player]
+                whose, value = rules.names[player], values[update - start, member]
+                limit = self.job.limit * (1.0 + abs(float(firsts[member, player])))
                 if not np.isfinite(value):
                     reason = f"{whose} loss is {value}"
                 elif abs(value) > limit:
@@ -232,7 +248,7 @@ class Runner:
                 else:
                     reason = f"{whose} loss is {value:.6g} but its gradient is not finite"
                 refused[member] = update, reason
-        return losses, refused
+        return refused
 
 
 def _give_back_memory() -> None:
@@ -329,13 +345,28 @@ def split_members(groups: Sequence[Sequence[Any]]) -> tuple[Any, Any]:
                 "models", "to share the first one's structure, with the same objects as attributes",
                 f"another structure in {member}",
             )  # fmt: skip
-    return graphdefs[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    return graphdefs[0], jax.tree.map(lambda *leaves: _stack(leaves), *states)
 
 
 def put_back(groups: Sequence[Sequence[Any]], state: Any) -> None:
     """Write a stacked state back into the members that it came from."""
-    for member, group in enumerate(groups):
-        nnx.update(tuple(group), jax.tree.map(lambda leaf, member=member: leaf[member], state))
+    leaves, structure = jax.tree.flatten(state)
+    for group, own in zip(groups, zip(*map(_unstack, leaves), strict=True), strict=True):
+        nnx.update(tuple(group), jax.tree.unflatten(structure, own))
+
+
+def _stack(leaves: Sequence[jax.Array]) -> jax.Array:
+    """Stack on the host where that is possible: eagerly, JAX would compile a program for each number and shape."""
+    return jnp.asarray(np.stack(leaves)) if all(map(_plain, leaves)) else jnp.stack(leaves)
+
+
+def _unstack(leaf: jax.Array) -> list[jax.Array]:
+    return jax.device_put(list(np.asarray(leaf)), leaf.sharding) if _plain(leaf) else list(leaf)
+
+
+def _plain(leaf: jax.Array) -> bool:
+    """Tell whether ``leaf`` is numbers on one device: no keys, nothing that is spread over a mesh."""
+    return isinstance(leaf.sharding, SingleDeviceSharding) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
 
 
 def settings_of(settings: Any, members: int) -> Any:

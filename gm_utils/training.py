@@ -102,7 +102,7 @@ def fit(
         try:
             losses, refused = runner.run(progress)
         finally:
-            nnx.update((model, own), runner.now.good)
+            nnx.update((model, own), runner.good.state)
     if refused:
         step, reason = refused[0]
         last = float(losses[step - 1]) if step else float("nan")
@@ -167,7 +167,7 @@ def fit_many(
         try:
             losses, refused = runner.run(progress)
         finally:
-            put_back(groups, runner.now.good)
+            put_back(groups, runner.good.state)
     if refused:
         first_out = min(refused, key=lambda member: refused[member][0])
         step = refused[first_out][0]
@@ -244,13 +244,13 @@ def fit_adversarial(
         runner = Runner(job, graphdef, state, first=int(own[0].step[...]) * len(rules.turns))
 
         def seen(step: int) -> None:
-            nnx.update(group, runner.now.good)
+            nnx.update(group, runner.good.state)
             watch(step)  # type: ignore[misc]
 
         try:
             values, refused = runner.run(progress, watch=watch and seen, every=positive_int("every", every))
         finally:
-            nnx.update(group, runner.now.good)
+            nnx.update(group, runner.good.state)
     rounds = _by_round(values, job)
     if refused:
         update, reason = refused[0]
@@ -328,13 +328,13 @@ def fit_adversarial_many(
         runner = Runner(job, graphdef, state, members=len(groups), settings=settings)
 
         def seen(step: int) -> None:
-            put_back(groups, runner.now.good)
+            put_back(groups, runner.good.state)
             watch(step)  # type: ignore[misc]
 
         try:
             values, refused = runner.run(progress, watch=watch and seen, every=positive_int("every", every))
         finally:
-            put_back(groups, runner.now.good)
+            put_back(groups, runner.good.state)
     rounds = _by_round(values, job)
     if refused:
         first_out = min(refused, key=lambda member: refused[member][0])

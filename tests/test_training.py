@@ -415,7 +415,9 @@ def test_other_variables_of_members_survive():
         assert int(model.dropout.rngs.count[...]) == 4
 
 
-def test_a_member_that_diverges_spoils_no_other():
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 1e9])
+def test_a_member_that_diverges_spoils_no_other_wherever_chunks_end(seconds, monkeypatch):
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", seconds)
     models = [Counter(-30.0), Counter(0.0), Counter(2.0), Counter(-50.0)]
     with pytest.raises(Diverged, match=r"2 of 4 members.*member 1 at step 4.*member 2 at step 2") as caught:
         fit_many(models, nan_loss, jnp.ones(4), key=KEY, steps=20, batch_size=2, optimizer=ONE)
