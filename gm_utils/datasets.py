@@ -1,5 +1,6 @@
 """Real data, without a download: what scikit-learn's wheel contains, and MNIST from files the reader has."""
 
+import importlib.util
 import re
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from gm_utils.validation import refuse
 
-_TABLES = ("breast_cancer", "wine", "iris")
+_TABLES = {"breast_cancer": "breast_cancer.csv", "wine": "wine_data.csv", "iris": "iris.csv"}
 _MNIST_FILES = ("mnist_train_small.csv", "mnist_test.csv")
 _PIXELS = 28 * 28
 
@@ -38,9 +39,7 @@ def digits() -> Split:
     The rows are shuffled by NumPy's ``RandomState(0)``, the same everywhere; the last 297 are the test part.
     Labels are the digits 0 to 9. Source: the test set of UCI's optical recognition of handwritten digits.
     """
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
+    images, labels = _table("digits.csv.gz")
     return _split(images, labels, test_rows=297)
 
 
@@ -69,9 +68,7 @@ def tabular(name: str, *, standardised: bool = False) -> Split:
     """
     if name not in _TABLES:
         raise refuse("name", f"to be one of {', '.join(_TABLES)}", repr(name))
-    from sklearn import datasets
-
-    features, labels = getattr(datasets, f"load_{name}")(return_X_y=True)
+    features, labels = _table(_TABLES[name], skip=1)
     test_rows = round(0.3 * len(labels))
     if standardised:
         train = features[_shuffle(len(labels))[:-test_rows]]
@@ -89,11 +86,11 @@ def photo_patches() -> Split:
     Both photographs are 427 pixels high and 640 wide. Train patches lie in columns 0 to 511, test patches in columns
     512 to 639: no pixel is in both. Labels: 0 for china.jpg, 1 for flower.jpg.
     """
-    from sklearn.datasets import load_sample_images
+    from matplotlib.image import imread
 
     noise = np.random.RandomState(0)
     train, test = [], []
-    for photograph in load_sample_images().images:
+    for photograph in (imread(_file("images", name)) for name in ("china.jpg", "flower.jpg")):
         levels = np.rint(photograph @ np.array([0.299, 0.587, 0.114]))
         grey = (levels + noise.uniform(size=levels.shape)) / 256
         train.append(_patches(grey[:, :512]))
@@ -127,6 +124,21 @@ def mnist(path: str | Path | None = None) -> Split:
             return _to_jax(train, test, train_labels, test_labels)
     missing = ", ".join(str(place / name) for place in places for name in _MNIST_FILES if not (place / name).is_file())
     raise refuse("path", f"to be a CSV file or a folder that holds {' and '.join(_MNIST_FILES)}", f"no file {missing}")
+
+
+def _file(folder: str, name: str) -> Path:
+    """Return the path of a file that comes with scikit-learn; importing it for that would cost 100 MB and a second."""
+    package = importlib.util.find_spec("sklearn")
+    path = Path(package.origin or "").parent / "datasets" / folder / name if package else Path(name)
+    if not path.is_file():
+        raise refuse("scikit-learn", f"to be installed, with its file datasets/{folder}/{name}", f"no file {path}")
+    return path
+
+
+def _table(name: str, skip: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (n, features) and labels (n,), the last column, of one of scikit-learn's tables."""
+    table = np.loadtxt(_file("data", name), delimiter=",", skiprows=skip)
+    return table[:, :-1], table[:, -1].astype(int)
 
 
 def _read_mnist(file: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -420,6 +420,19 @@ def test_missing_and_empty_files_of_mnist_are_refused(folder):
         data.mnist(folder / "nowhere")
 
 
+def test_real_data_come_without_importing_their_library():
+    code = "import sys; from gm_utils import data; data.digits(), data.tabular('iris'), data.photo_patches(); "
+    code += "print([name for name in ('sklearn', 'matplotlib.pyplot', 'scipy.stats') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_without_scikit_learn_real_data_say_so(monkeypatch):
+    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"expected scikit-learn to be installed, with its file datasets/data/digits"):
+        data.digits()
+
+
 def test_data_offers_what_datasets_makes():
     for name in ("digits", "digits_binary", "tabular", "photo_patches", "mnist", "Split"):
         assert getattr(data, name) is getattr(datasets, name)
