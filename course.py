@@ -8,6 +8,10 @@ python3 course.py test [--lane colab] [pytest options]
 python3 course.py run [names] [--cold] [--offline] [--lane colab] [--out FOLDER | --commit]
                                            execute the notebooks; print seconds and peak memory of each
 python3 course.py colab [names] [--check]  write copies for upload to dist/colab/
+python3 course.py questions [names]        write gm_utils/questions.toml into the notebooks: questions, marks, answers
+python3 course.py handout [names] [--out FOLDER]
+                                           write student copies without solutions and model answers to handouts/
+python3 course.py sheet [--out FILE]       write one offline page: every formula, with a number computed from it
 
 A name is a notebook's number or the start of its name. `run --commit` stores the outputs in notebooks/.
 """
@@ -495,6 +499,26 @@ def addressed(notebook: dict[str, Any], name: str, repository: str) -> dict[str,
     return notebook
 
 
+def without_answers(notebook: dict[str, Any]) -> dict[str, Any]:
+    """Return a student's copy, without solutions and model answers.
+
+    What is folded away is gone, and so is every cell with the tag ``answers``.
+    """
+    notebook = copy.deepcopy(notebook)
+    kept = []
+    for cell in notebook["cells"]:
+        if "answers" in cell["metadata"].get("tags", []):
+            continue
+        if cell["cell_type"] == "markdown":
+            text = text_of(cell["source"])
+            cell["source"] = re.sub(r"(?s)<details\b.*?</details>\s*", "", text).strip()
+            if text.strip() and not cell["source"]:
+                continue
+        kept.append(cell)
+    notebook["cells"] = kept
+    return notebook
+
+
 CARRIER = '''#@title Set-up: this cell carries the course's package gm_utils. Run it; there is nothing to read.
 def _unpack(files):
     import base64, json, pathlib, sys, tempfile, zlib
@@ -519,7 +543,7 @@ def carrying_cell(package: Path) -> dict[str, Any]:
     files = {
         path.relative_to(package.parent).as_posix(): path.read_text(encoding="utf-8")
         for path in sorted(package.rglob("*"))
-        if path.is_file() and path.suffix in (".py", ".json", ".csv", ".txt")
+        if path.is_file() and path.suffix in (".py", ".json", ".csv", ".toml", ".txt")
     }
     packed = base64.b64encode(zlib.compress(json.dumps(files).encode(), 9)).decode()
     lines = "\n".join(packed[start : start + 116] for start in range(0, len(packed), 116))
@@ -679,6 +703,43 @@ def run_inside(arguments: list[str]) -> int:
     return 1 if failures else 0
 
 
+def questions_inside(arguments: list[str]) -> int:
+    """Write the questions into the notebooks given as paths; those that say the same stay untouched."""
+    import nbformat
+
+    from gm_utils.syllabus import read, written_into
+
+    try:
+        syllabus = read()
+        for path in map(Path, arguments):
+            notebook = nbformat.read(path, as_version=4)
+            before = copy.deepcopy(notebook)
+            written_into(notebook, path.stem, syllabus)
+            if notebook != before:
+                nbformat.write(nbformat.from_dict(notebook), path)
+                print(f"{path.stem}: written")
+    except ValueError as error:
+        print(f"course.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def sheet_inside(arguments: list[str]) -> int:
+    """Write the sheet of formulas from the stored notebooks to the file named."""
+    from gm_utils.sheet import page
+    from gm_utils.syllabus import read
+
+    paths = select(ROOT / "notebooks", [])
+    try:
+        text = page(read(), {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths})
+    except ValueError as error:
+        print(f"course.py: {error}", file=sys.stderr)
+        return 1
+    Path(arguments[0]).write_text(text, encoding="utf-8")
+    print(f"{arguments[0]}: {len(text.encode()) / 1000:.0f} kB")
+    return 0
+
+
 # The commands
 
 
@@ -818,7 +879,59 @@ def colab(arguments: list[str]) -> int:
     return code
 
 
-COMMANDS = {"lab": lab, "reset": reset, "test": test, "run": run, "colab": colab, "_run": run_inside}
+def inside(command: str, arguments: list[Any]) -> int:
+    """Go on in the environment of lane default, which has the packages that this script does without."""
+    python = environment("default", {"lab"})
+    words = [python, Path(__file__).resolve(), command, *arguments]
+    return subprocess.call([str(word) for word in words], cwd=ROOT, env=children_environment())
+
+
+def questions(arguments: list[str]) -> int:
+    """Write the file of questions into the notebooks."""
+    return inside("_questions", select(ROOT / "notebooks", arguments))
+
+
+def handout(arguments: list[str]) -> int:
+    """Write student copies, and nothing into a folder that holds the originals."""
+    parser = argparse.ArgumentParser(prog="course.py handout", allow_abbrev=False)
+    parser.add_argument("names", nargs="*", help="numbers or starts of names; all without")
+    parser.add_argument("--out", type=Path, default=ROOT / "handouts", help="the folder; handouts/ without")
+    options = parser.parse_args(arguments)
+    if options.out.resolve() in ((ROOT / "notebooks").resolve(), (ROOT / "work").resolve()):
+        raise Refusal(f"{options.out} holds the notebooks themselves: name another folder")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for path in select(ROOT / "notebooks", options.names):
+        copied = without_answers(json.loads(path.read_text(encoding="utf-8")))
+        text = json.dumps(copied, indent=1, ensure_ascii=False) + "\n"
+        (options.out / path.name).write_text(text, encoding="utf-8")
+        print(options.out / path.name)
+    return 0
+
+
+def sheet(arguments: list[str]) -> int:
+    """Write the sheet of formulas."""
+    parser = argparse.ArgumentParser(prog="course.py sheet", allow_abbrev=False)
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "dist" / "sheet.html", help="the file; dist/sheet.html without"
+    )
+    options = parser.parse_args(arguments)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    return inside("_sheet", [options.out.resolve()])
+
+
+COMMANDS = {
+    "lab": lab,
+    "reset": reset,
+    "test": test,
+    "run": run,
+    "colab": colab,
+    "questions": questions,
+    "handout": handout,
+    "sheet": sheet,
+    "_run": run_inside,
+    "_questions": questions_inside,
+    "_sheet": sheet_inside,
+}
 
 
 def main(arguments: list[str]) -> int:
