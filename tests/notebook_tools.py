@@ -3,6 +3,7 @@
 import ast
 import re
 import statistics
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,6 +221,43 @@ def run(notebook: Any, *, keep_going: bool = False) -> Run:
                     raise
                 done.errors[cell.id] = error
     return done
+
+
+def leading_to(notebook: Any, claims: Iterable[str]) -> Any:
+    """Keep of the code cells those that the claims rest on, found by the names that they set and use.
+
+    A cell stays if it sets a name that a later one needs, or may change the object: by an assignment to a part of it,
+    a method of it, or a call that takes it.
+    """
+    cells = code_cells(notebook)
+    imports = [n for c in cells for n in ast.walk(ast.parse(c.source)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    imported = {(alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names}
+    needed, kept = set(claims), []
+    for cell in reversed(cells):
+        tree = ast.parse(cell.source)
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        stores = [node for node in ast.walk(tree) if isinstance(getattr(node, "ctx", None), ast.Store)]
+        parts = [arg for call in calls for arg in call.args]
+        parts += [node.value for node in [*stores, *(call.func for call in calls)] if hasattr(node, "value")]
+        changed = {part.id for part in parts if isinstance(part, ast.Name)} - imported
+        if needed & (changed | set(_set_by(tree))):
+            kept.append(cell)
+            needed |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    notebook.cells = kept[::-1]
+    return notebook
+
+
+def _set_by(node: ast.AST) -> Iterator[str]:
+    """Yield the names that a cell sets, without those that live inside a function."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield child.name
+        elif isinstance(child, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in child.names)
+        elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield child.id
+        elif not isinstance(child, ast.Lambda | ast.comprehension):
+            yield from _set_by(child)
 
 
 def run_cell(source: str, names: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import nbformat
 import numpy as np
 import pytest
 
@@ -93,17 +94,10 @@ def test_every_fault_must_change_a_verdict(done):
             assert not unmoved, f"{case[1]}: the right page says the same"
 
 
-def audited(notebook, claims):
-    """Leave out what comes after the last of the claims."""
-    ends = [k for k, cell in enumerate(notebook.cells) if any(f"{claim} = Claim(" in cell.source for claim in claims)]
-    notebook.cells = notebook.cells[: ends[-1] + 1]
-    return notebook
-
-
 @pytest.mark.parametrize(("number", "fault", "claims"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
 def test_a_broken_implementation_flips_the_verdict(number, fault, claims, monkeypatch):
     fault(monkeypatch)
-    ran = tools.run(audited(tools.read(NUMBERS[number]), claims), keep_going=True)
+    ran = tools.run(tools.leading_to(tools.read(NUMBERS[number]), claims), keep_going=True)
     assert {name: ran.names[name].verdict for name in expected(claims)} == expected(claims)
 
 
@@ -113,7 +107,7 @@ def test_a_mistake_on_the_page_flips_the_verdict(number, right, mistake, claims)
     cells = [cell for cell in tools.code_cells(notebook) if right in cell.source]
     assert cells, "the code to break is on the page"
     cells[0].source = cells[0].source.replace(right, mistake)
-    ran = tools.run(audited(notebook, claims), keep_going=True)
+    ran = tools.run(tools.leading_to(notebook, claims), keep_going=True)
     assert {name: ran.names[name].verdict for name in expected(claims)} == expected(claims)
 
 
@@ -192,3 +186,21 @@ def raising(line):
 def test_the_sweep_sees_planted_faults(update, words):
     problems = tools.sweep(live(update))
     assert [p for p in problems if words and words in p.what] if words else problems == []
+
+
+def test_a_claim_keeps_the_cells_that_it_rests_on():
+    sources = {
+        "imports": "import numpy as np",
+        "model": "model = [np.zeros(2)]\nother = 3",
+        "unused": "def f():\n    model = 2\n    return model\nf()",
+        "training": "train(model)",
+        "part": "model[0] = np.ones(2)",
+        "method": "model.append(np.ones(2))",
+        "look": "np.ones(2)",
+        "loop": "for total in model:\n    pass",
+        "claim": "claim_1a = Claim(total)",
+        "after": "train(other)",
+    }
+    cells = [nbformat.v4.new_code_cell(source, id=name) for name, source in sources.items()]
+    kept = tools.leading_to(nbformat.v4.new_notebook(cells=cells), ["claim_1a"]).cells
+    assert [cell.id for cell in kept] == ["imports", "model", "training", "part", "method", "loop", "claim"]
