@@ -569,13 +569,15 @@ def uploadable(notebook: dict[str, Any], name: str, package: Path, repository: s
 
 # Running notebooks: this part works inside an environment
 
-# Placed on the kernel's path as sitecustomize: an audit hook cannot be taken off again.
-GUARD = '''"""Refuses every connection beyond this machine, and every program that might make one."""
+# Placed on a Python's path as sitecustomize: an audit hook cannot be taken off again.
+GUARD = '''"""Refuses every connection beyond this machine and, if asked to, every program that might make one."""
 import sys
 
+PROGRAMS_TOO = False
+
 def _refuse(event, arguments):
-    if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"):
-        raise PermissionError("course.py --offline: no programs, got " + repr(arguments[0]))
+    if PROGRAMS_TOO and event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"):
+        raise PermissionError("offline: no programs, got " + repr(arguments[0]))
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         place = arguments[1]
     elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
@@ -585,7 +587,7 @@ def _refuse(event, arguments):
     if isinstance(place, tuple):
         host = place[0].decode() if isinstance(place[0], bytes) else place[0]
         if host and host not in ("localhost", "::1") and not host.startswith("127."):
-            raise PermissionError("course.py --offline: no network, got " + host)
+            raise PermissionError("offline: no network, got " + host)
 
 sys.addaudithook(_refuse)
 '''
@@ -595,7 +597,7 @@ for attempt, place in ((socket.create_connection, (("192.0.2.1", 80), 2)), (sock
     try:
         attempt(*place)
     except PermissionError as error:
-        assert "--offline" in str(error), error
+        assert "offline" in str(error), error
     else:
         raise AssertionError("the network is not blocked")
 assert BARE is False or importlib.util.find_spec("gm_utils") is None, "gm_utils is installed here"
@@ -632,7 +634,8 @@ def execute(path: Path, *, timeout: int, offline: bool, bare: bool) -> tuple[Any
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as empty, tempfile.TemporaryDirectory() as guard:
         variables = dict(os.environ)
         if offline:
-            (Path(guard) / "sitecustomize.py").write_text(GUARD, encoding="utf-8")
+            text = GUARD.replace("PROGRAMS_TOO = False", "PROGRAMS_TOO = True")
+            (Path(guard) / "sitecustomize.py").write_text(text, encoding="utf-8")
             variables["PYTHONPATH"] = guard if bare else os.pathsep.join([guard, variables.get("PYTHONPATH", "")])
 
         def begin(**_: Any) -> None:

@@ -1,10 +1,14 @@
-"""Every test runs with JAX at its strictest: no silent promotion of types or of ranks, and warnings are errors."""
+"""Every test runs without a network and with JAX at its strictest: no silent promotion, and warnings are errors."""
 
+import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import jax
 import pytest
+
+import course
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -17,8 +21,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+# Connections beyond this machine are refused here, and in every Python that a test starts, kernels among them.
+OFFLINE = tempfile.mkdtemp(prefix="gm-utils-offline-")
+(Path(OFFLINE) / "sitecustomize.py").write_text(course.GUARD, encoding="utf-8")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")]))
+exec(course.GUARD, {"__name__": "guard"})
+
+
 def pytest_unconfigure() -> None:
-    shutil.rmtree(COMPILED, ignore_errors=True)
+    for folder in (COMPILED, OFFLINE):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -488,7 +488,7 @@ def test_the_carrying_cell_holds_the_whole_package():
 
 
 def test_the_guard_refuses_the_world_and_lets_the_machine_talk_to_itself(place):
-    (place / "sitecustomize.py").write_text(course.GUARD)
+    (place / "sitecustomize.py").write_text(course.GUARD.replace("PROGRAMS_TOO = False", "PROGRAMS_TOO = True"))
     body = """
 import socket, subprocess, sys
 for attempt in (lambda: socket.create_connection(("192.0.2.1", 80), 1), lambda: socket.getaddrinfo("example.org", 80),
@@ -497,7 +497,7 @@ for attempt in (lambda: socket.create_connection(("192.0.2.1", 80), 1), lambda: 
     try:
         attempt()
     except PermissionError as error:
-        assert "--offline" in str(error)
+        assert "offline" in str(error)
     else:
         raise SystemExit("let through")
 with socket.create_server(("127.0.0.1", 0)) as server:
