@@ -18,6 +18,8 @@ th { font-size: .8em; font-weight: normal; opacity: .8; }
 td:first-child { width: 45%; } td:last-child { width: 22%; font-size: .8em; opacity: .8; }
 code { font-size: .85em; overflow-wrap: anywhere; }
 svg { max-width: 100%; height: auto; vertical-align: middle; }
+@media (max-width: 40em) { th { display: none; } td, td:first-child, td:last-child { display: block; width: auto; }
+  td + td { border: 0; padding-top: 0; } }
 @media print { body { font-size: 11px; margin: 0; } tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
