@@ -166,7 +166,7 @@ class Runner:
         self.fixed = {"graphdef": graphdef, "rules": job.rules, "members": members, "sharding": job.sharding}
         shape = () if members is None else (members,)
         firsts = np.full((*shape, len(job.rules.losses)), np.nan, np.float32)
-        start = Run(state, firsts, np.full(shape, NEVER, np.int32))
+        start = Run(state, jnp.asarray(firsts), jnp.full(shape, NEVER))
         # A weakly typed or plain Python leaf would change its type in the loop, and compile it twice.
         self.good = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.result_type(leaf)), start)
         if job.sharding is not None:
@@ -229,7 +229,7 @@ class Runner:
                 bar.clear()
             _give_back_memory()
         for member, (update, _) in refused.items():
-            losses[update:, *([member] if limits.ndim else [])] = np.nan
+            losses.reshape(total, -1)[update:, member] = np.nan
         return losses.T, dict(sorted(refused.items()))
 
     def _refused(self, after: Run, values: np.ndarray, start: int) -> dict[int, tuple[int, str]]:
