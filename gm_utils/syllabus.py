@@ -88,9 +88,11 @@ def read(path: str | Path = FILE) -> Syllabus:
     """Return the questions in a file laid out like ``questions.toml``.
 
     Raises:
-        ValueError: for a key that is missing or unknown, and for marks that do not add up.
+        ValueError: for a file that is no TOML, a key that is missing or unknown, and marks that do not add up.
     """
     content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    if not content.get("paper", {}).get("marks") or not content.get("question"):
+        raise refuse(str(path), "to have [paper] with its marks, and a [[question]]", f"the tables {sorted(content)}")
     marks = content["paper"]["marks"]
     questions = [_question(entry, marks) for entry in content["question"]]
     for slot in range(1, len(marks) + 1):
