@@ -53,7 +53,7 @@ def test_marks_add_up():
         ("slot = 1\nmarks = 2", "slot = 9\nmarks = 2", "to be 1 to 8, got 9"),
         ("marks = [2, 2,", "marks = [3, 2,", "to be the 3 of its slot, got 2"),
         ("13, 13, 14]", "13, 13, 14, 5]", "slot 9 to have a question, got none"),
-        ("[paper]\nmarks", "[sheet]\nmarks", "to have [paper] with its marks, and a [[question]], got the tables ['formula"),
+        ("[paper]\nmarks", "[sheet]\nmarks", "to have [paper] with its marks, and a [[question]], got the tables"),
         ("ask = ", "asks = ", "expected a question to have the keys"),
         ("cell = ", "sell = ", "expected a formula to have the keys"),
     ],
