@@ -29,7 +29,6 @@ def edited(tmp_path, old, new):
     return path
 
 
-@pytest.mark.xfail(strict=True, reason="the last notebooks are not there yet; take this mark away when they are")
 def test_the_notebook_of_every_question_is_there():
     assert {question.notebook for question in COURSE.questions} <= set(HERE)
 
