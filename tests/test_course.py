@@ -441,6 +441,19 @@ def test_the_setting_is_read_and_checked(place):
         course.repository_setting(place)
 
 
+@pytest.mark.parametrize(
+    ("lane", "steps", "planted"), [("default", ["ruff", "mypy", "pytest"], True), ("colab", ["pytest"], False)]
+)
+def test_what_does_not_hang_on_versions_is_tested_in_one_lane(monkeypatch, lane, steps, planted):
+    ran = []
+    monkeypatch.setattr(course, "environment", lambda *what: sys.executable)
+    monkeypatch.setattr(course, "run_step", lambda name, command, variables: not ran.append(command))
+    assert course.test(["--lane", lane, "-x"]) == 0
+    assert [command[2] for command in ran] == steps
+    assert ("not planted" not in ran[-1]) == planted
+    assert ran[-1][-1] == "-x"
+
+
 @pytest.fixture
 def small_package(place):
     (place / "gm_utils" / "part").mkdir(parents=True)
