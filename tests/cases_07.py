@@ -102,9 +102,8 @@ BROKEN_PAGES = [
         {"claim_7b": "stands", "claim_7a": "wrong", "claim_7c": "wrong"},
     ),
     (
-        "def inverse(w, keep, u, part=1.0):                              # noise to data: (n, D) -> (n, D)\n"
-        "    x = jnp.zeros_like(u)\n    for _ in range(u.shape[1]):",
-        "def inverse(w, keep, u, part=1.0):\n    x = jnp.zeros_like(u)\n    for _ in range(1):",
+        "    for _ in range(passes or u.shape[1]):",
+        "    for _ in range(1):",
         {"claim_7g": "incomplete", "claim_7i": "stands", "claim_7d": "wrong"},
     ),
     (
@@ -129,10 +128,12 @@ OTHER_WORLDS = [
     ("claim_7g", {"slip_miss": 0.0, "log_det": np.full(20, 9.0)}, "stands"),
     ("claim_7i", {"off": [0.0, 0.9]}, "stands"),
     ("claim_7i", {"off": [float("nan")]}, "stands"),
+    ("claim_7i", {"early": 1e-6}, "stands"),
     ("claim_7a", {"gain": -1.0}, "wrong"),
     ("claim_7j", {"gain": 3.0}, "wrong"),
     ("claim_7j", {"gain": float("nan")}, "wrong"),
     ("claim_7j", {"areas": np.array([0.5, 0.99])}, "wrong"),
+    ("claim_7j", {"plain": 0.999}, "wrong"),
     ("claim_7c", {"bowed": [0.1, 0.0]}, "wrong"),
     ("claim_7c", {"bowed": [1.4, float("nan")]}, "wrong"),
     ("claim_7d", {"double": np.array([[0.1, 1.0]])}, "wrong"),
