@@ -1,8 +1,10 @@
 """Every test runs without a network and with JAX at its strictest: no silent promotion, and warnings are errors."""
 
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -14,8 +16,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# The notebooks are run many times over, with a fault planted each time: what was compiled once is loaded the next time.
-COMPILED = tempfile.mkdtemp(prefix="gm-utils-compiled-")
+# The notebooks are run many times over, by several processes, with a fault planted each time: what one of them has
+# compiled, the others load. The variables are for the kernels and for pytest's other workers, which find them set.
+FIRST = "PYTEST_XDIST_WORKER" not in os.environ
+if FIRST:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gm-utils-compiled-")
+COMPILED = os.environ["JAX_COMPILATION_CACHE_DIR"]
+os.environ |= course.with_compilation_cache({}, Path(COMPILED))
 jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -27,10 +34,24 @@ OFFLINE = tempfile.mkdtemp(prefix="gm-utils-offline-")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")]))
 exec(course.GUARD, {"__name__": "guard"})
 
+# Files whose tests are of one notebook each, named by its number; a run is shared by those of the same notebook.
+SHARED_BY_NOTEBOOK = ("test_notebook_runs.py", "test_browser.py")
+
 
 def pytest_unconfigure() -> None:
-    for folder in (COMPILED, OFFLINE):
+    for folder in (COMPILED, OFFLINE) if FIRST else (OFFLINE,):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Say what must stay in one process when several share the work: a file, and of the runs a notebook."""
+    for item in items:
+        name = item.path.name
+        if name in SHARED_BY_NOTEBOOK:
+            name += " " + "".join(re.findall(r"\[(\d\d)", item.name))
+        item.add_marker(pytest.mark.xdist_group(name))
+    yield
 
 
 def pytest_configure(config: pytest.Config) -> None:
