@@ -706,14 +706,20 @@ def run_inside(arguments: list[str]) -> int:
     return 1 if failures else 0
 
 
+def stored_notebooks() -> dict[str, dict[str, Any]]:
+    """Return the course's notebooks in the form of their files, name by name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in select(ROOT / "notebooks", [])}
+
+
 def questions_inside(arguments: list[str]) -> int:
     """Write the questions into the notebooks given as paths; those that say the same stay untouched."""
     import nbformat
 
-    from gm_utils.syllabus import read, written_into
+    from gm_utils.syllabus import check, read, written_into
 
     try:
         syllabus = read()
+        check(syllabus, stored_notebooks())
         for path in map(Path, arguments):
             notebook = nbformat.read(path, as_version=4)
             before = copy.deepcopy(notebook)
@@ -732,9 +738,8 @@ def sheet_inside(arguments: list[str]) -> int:
     from gm_utils.sheet import page
     from gm_utils.syllabus import read
 
-    paths = select(ROOT / "notebooks", [])
     try:
-        text = page(read(), {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths})
+        text = page(read(), stored_notebooks())
     except ValueError as error:
         print(f"course.py: {error}", file=sys.stderr)
         return 1

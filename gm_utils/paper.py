@@ -50,11 +50,11 @@ class Paper:
         return sum(question.marks for question in self.questions)
 
     def marks(self) -> list[Mark]:
-        """Return every marking point of the questions that are being marked, in order."""
+        """Return every marking point of the questions whose marking points were asked for, in order."""
         return [
             Mark(number, point, tick.value)
             for number, sheet in enumerate(self._sheets, start=1)
-            if sheet.opened.value
+            if sheet.marked
             for point, tick in zip(sheet.question.points, sheet.ticks, strict=True)
         ]
 
@@ -95,8 +95,8 @@ class Paper:
     def _add_up(self, _: Any = None) -> None:
         for sheet in self._sheets:
             sheet.add_up()
-        opened = sum(sheet.opened.value for sheet in self._sheets)
-        words = f"Paper {self.seed}: <b>{self.total:g} of {self.most:g} marks</b>; questions marked so far: {opened}"
+        marked = sum(sheet.marked for sheet in self._sheets)
+        words = f"Paper {self.seed}: <b>{self.total:g} of {self.most:g} marks</b>; questions marked so far: {marked}"
         for line in self._totals:
             line.value = f'<div role="status" style="font-size:1.2em">{words}</div>'
 
@@ -114,6 +114,7 @@ class _Sheet:
 
     def __init__(self, ipywidgets: Any, number: int, question: Question, changed: Any) -> None:
         self.question = question
+        self.marked = False  # once the points were shown; hiding them again takes no marks away
         head = f"<h3>Question {number} ({question.marks:g} marks)</h3>{_typeset(question.ask)}"
         essay = ipywidgets.Textarea(
             placeholder="Write your answer here", rows=3 if question.marks < 5 else 14, layout=_WIDTH
@@ -173,6 +174,7 @@ class _Sheet:
         return judge
 
     def _open(self, change: Any) -> None:
+        self.marked = True
         self._scheme.layout.display = "" if change["new"] else "none"
 
 
@@ -198,7 +200,8 @@ class Review:
             places.setdefault((mark.point.place, mark.point.address), []).append(mark)
         lines = []
         for (place, address), marks in places.items():
-            lines.append(f"- [{place}]({address}), {sum(mark.point.marks for mark in marks):g} marks")
+            missed = sum(mark.point.marks for mark in marks)
+            lines.append(f"- [{place}]({address}), {missed:g} mark{'s' * (missed != 1)}")
             lines += [f"  - question {mark.question}: {mark.point.words}" for mark in marks]
         return "\n".join(lines) or self._nothing
 

@@ -80,7 +80,7 @@ def drawn(tex: str, words: str) -> str:
         strokes.append(names[kind] + ("" if kind == Path.CLOSEPOLY else " ".join(flipped)))
     box = letters.get_extents()
     view = f"{box.x0 - 1:.1f} {-box.y1 - 1:.1f} {box.width + 2:.1f} {box.height + 2:.1f}"
-    size = f'width="{box.width + 2:.1f}" height="{box.height + 2:.1f}"'
+    size = f'width="{(box.width + 2) / 16:.2f}em" height="{(box.height + 2) / 16:.2f}em"'  # of the text's size
     label = html.escape(words)
     return (
         f'<svg role="img" aria-label="{label}" {size} viewBox="{view}"><title>{label}</title>'

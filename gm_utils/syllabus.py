@@ -4,15 +4,27 @@ The file says itself how it is laid out. A paper is one question of each slot; a
 """
 
 import hashlib
+import math
 import re
 import tomllib
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from gm_utils.validation import positive_int, refuse
 
 FILE = Path(__file__).with_name("questions.toml")
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
+_KINDS = {
+    bool: "true or false",
+    dict: "a table { ... }",
+    float: "a number",
+    int: "a whole number",
+    list: "a list [ ... ]",
+    str: "text",
+    tuple: "a list [ ... ]",
+}
 
 
 class Point(NamedTuple):
@@ -88,43 +100,127 @@ def read(path: str | Path = FILE) -> Syllabus:
     """Return the questions in a file laid out like ``questions.toml``.
 
     Raises:
-        ValueError: for a file that is no TOML, a key that is missing or unknown, and marks that do not add up.
+        ValueError: for a file that is no TOML, a key that is missing, unknown or of another kind, and marks that do
+            not add up.
     """
-    content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    if not content.get("paper", {}).get("marks") or not content.get("question"):
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise refuse(str(path), "to be TOML in UTF-8", str(error)) from None
+    marks, entries = content.get("paper", {}).get("marks"), content.get("question")
+    if not marks or not entries:
         raise refuse(str(path), "to have [paper] with its marks, and a [[question]]", f"the tables {sorted(content)}")
-    marks = content["paper"]["marks"]
-    questions = [_question(entry, marks) for entry in content["question"]]
+    formulas = content.get("formula", [])
+    for name, tables in (("question", entries), ("formula", formulas)):
+        _check_kind(f"[[{name}]], in double brackets,", list, tables)
+    _check_kind("marks of [paper]", list, marks)
+    for number in marks:
+        _check_kind("each of the marks of [paper]", float, number)
+    questions = [_question(place, entry, marks) for place, entry in enumerate(entries, start=1)]
     for slot in range(1, len(marks) + 1):
         if not any(question.slot == slot for question in questions):
             raise refuse(f"slot {slot}", "to have a question", "none")
-    formulas = []
-    for entry in content.get("formula", []):
-        plain = entry.get("plain")
-        formulas.append(_made(Formula, {**entry, "plain": [plain] if isinstance(plain, str) else plain}))
-    return Syllabus(marks, questions, formulas)
+    pages = Counter(question.notebook for question in questions if question.page)
+    for notebook, number in pages.items():
+        if number > 1:
+            raise refuse(f"the page {notebook}", "to ask one question", f"{number} with page = true")
+    return Syllabus(marks, questions, [_formula(place, entry) for place, entry in enumerate(formulas, start=1)])
 
 
-def _made(kind: Any, entry: dict[str, Any]) -> Any:
+def _check_kind(what: str, kind: type, value: Any) -> None:
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise refuse(what, f"to be {_KINDS[kind]}", repr(value))
+
+
+def _made(kind: Any, name: str, entry: dict[str, Any]) -> Any:
+    _check_kind(name, dict, entry)
+    hints = {key: get_origin(hint) or hint for key, hint in get_type_hints(kind).items() if key != "values"}
+    missing = [key for key in hints if key not in entry and key not in kind._field_defaults]
+    unknown = [key for key in entry if key not in hints]
+    if missing or unknown:
+        got = [f"none called {', '.join(missing)}"] * bool(missing) + [f"also {', '.join(unknown)}"] * bool(unknown)
+        raise refuse(name, f"to have the keys {', '.join(hints)}", "; ".join(got))
+    for key, value in entry.items():
+        _check_kind(f"{key} of {name}", hints[key], value)
+    return kind(**entry)
+
+
+def _formula(place: int, entry: Any) -> Formula:
+    if isinstance(entry, dict) and isinstance(entry.get("plain"), str):
+        entry = {**entry, "plain": [entry["plain"]]}
+    formula = _made(Formula, f"formula {place} of the file", entry)
     try:
-        return kind(**entry)
-    except TypeError as error:
-        raise refuse(f"a {kind.__name__.lower()}", f"to have the keys {', '.join(kind._fields)}", str(error)) from None
+        re.compile(formula.prints)
+    except re.error as error:
+        what = f"prints of formula {place} of the file"
+        raise refuse(what, "to be a pattern", f"{formula.prints!r}: {error}") from None
+    return formula
 
 
-def _question(entry: dict[str, Any], marks: list[float]) -> Question:
-    notebook = entry.get("notebook", "")
-    points = tuple(_made(Point, {"notebook": notebook, **point}) for point in entry.get("points", []))
-    question = _made(Question, {**entry, "points": points})
-    name = f"question {question.ask[:40]!r}"
+def _question(place: int, entry: Any, marks: list[float]) -> Question:
+    name = f"question {place} of the file"
+    _check_kind(name, dict, entry)
+    if isinstance(entry.get("ask"), str):
+        name = f"{name}, {entry['ask'][:40]!r}"
+    rows = entry.get("points", [])
+    _check_kind(f"points of {name}", list, rows)
+    points = []
+    for number, point in enumerate(rows, start=1):
+        _check_kind(f"point {number} of {name}", dict, point)
+        points.append(_made(Point, f"point {number} of {name}", {"notebook": entry.get("notebook", ""), **point}))
+    question = _made(Question, name, {**entry, "points": tuple(points)})
     if not 1 <= question.slot <= len(marks):
         raise refuse(f"the slot of {name}", f"to be 1 to {len(marks)}", question.slot)
     if question.marks != marks[question.slot - 1]:
         raise refuse(f"the marks of {name}", f"to be the {marks[question.slot - 1]} of its slot", question.marks)
     total = sum(point.marks for point in points)
-    if total != question.marks:
-        raise refuse(f"the points of {name}", f"to add up to {question.marks} marks", total)
+    if not math.isclose(total, question.marks):
+        raise refuse(f"the points of {name}", f"to add up to {question.marks:g} marks", f"{total:g}")
+    if question.page and not question.loses.strip():
+        raise refuse(name, "to have loses, since page = true", "none")
+    for key, choices in question.draw.items():
+        _check_kind(f"{key} in draw of {name}", list, choices)
+        if not choices:
+            raise refuse(f"{key} in draw of {name}", "to have values to choose from", "none")
+        for choice in choices:
+            _check_kind(f"each value of {key} in draw of {name}", float, choice)
+    for key, words in question.numbers.items():
+        _check_kind(f"{key} in numbers of {name}", str, words)
     return question
+
+
+def check(syllabus: Syllabus, notebooks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a syllabus whose numbers cannot be computed or whose points lead nowhere.
+
+    Args:
+        syllabus: what ``read`` returns.
+        notebooks: name to notebook, in the form of its file; every section that is taught stands in one of them.
+
+    Raises:
+        ValueError: for a question whose numbers do not come out, for its first or its last values; for a point whose
+            section no notebook has.
+    """
+    for question in syllabus.questions:
+        for place in (0, -1):
+            filled(question, {name: choices[place] for name, choices in question.draw.items()})
+    lost = lost_links(syllabus.questions, notebooks)
+    if lost:
+        raise refuse("the section of every point", "to be a heading of its notebook", ", ".join(lost))
+
+
+def lost_links(questions: list[Question], notebooks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the addresses, in the points of questions, of sections that the notebooks do not have."""
+    anchors = {}
+    for name, notebook in notebooks.items():
+        text = "\n".join(_text(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+        anchors[name] = {heading.replace(" ", "-") for heading in re.findall(r"(?m)^##+ (.+)$", text)}
+    return [
+        point.address
+        for question in questions
+        for point in question.points
+        if point.address.split("#")[1] not in anchors.get(point.notebook, set())
+    ]
 
 
 def draw(seed: int, syllabus: Syllabus | None = None) -> list[Question]:
@@ -162,10 +258,15 @@ def filled(question: Question, chosen: dict[str, float]) -> Question:
     """Return the question with the chosen values, and with what they compute, in place of each ``{{name}}``.
 
     Raises:
-        ValueError: for a ``{{name}}`` or a number asked for that is neither drawn nor computed.
+        ValueError: for ``compute`` that does not run, for a ``{{name}}`` or a number asked for that is neither drawn
+            nor computed, and for a number that is not finite.
     """
     names: dict[str, Any] = dict(chosen)
-    exec(question.compute, names)  # the course's own file, as much its code as a notebook's cells
+    asker = f"slot {question.slot}, {question.ask[:40]!r}"
+    try:
+        exec(question.compute, names)  # the course's own file, as much its code as a notebook's cells
+    except Exception as error:
+        raise refuse(f"compute of {asker}", "to run", f"{type(error).__name__}: {error}") from error
     values = {}
     for name, value in names.items():
         if not name.startswith("_") and not callable(value) and getattr(value, "shape", None) in (None, ()):
@@ -180,11 +281,15 @@ def filled(question: Question, chosen: dict[str, float]) -> Question:
     try:
         points = tuple(point._replace(words=text(point.words)) for point in question.points)
         asked = {name: values[name] for name in question.numbers}
-        return question._replace(
+        done = question._replace(
             ask=text(question.ask), points=points, answer=text(question.answer), values={**values, **asked}
         )
     except KeyError as missing:
-        raise refuse(f"{missing.args[0]} of slot {question.slot}", "to be drawn or computed", sorted(values)) from None
+        raise refuse(f"{missing.args[0]} of {asker}", "to be drawn or computed", f"only {sorted(values)}") from None
+    for name, value in asked.items():
+        if not math.isfinite(value):
+            raise refuse(f"{name} of {asker}", "to be finite", value)
+    return done
 
 
 def shown(value: float) -> str:
@@ -193,8 +298,8 @@ def shown(value: float) -> str:
 
 
 def is_right(answer: float, value: float) -> bool:
-    """Return whether a number given as an answer is right: within 2 %, or 0.005 where the right one is small."""
-    return abs(answer - value) <= max(0.02 * abs(value), 0.005)
+    """Return whether a number given as an answer is right: within 1 %, or 0.0005 where the right one is zero."""
+    return abs(answer - value) <= max(0.01 * abs(value), 0.0005)
 
 
 # As Markdown, for pages that no kernel stands behind
@@ -211,6 +316,18 @@ def answer_section(question: Question) -> str:
     return (
         f"## The answer\n\n| marks | point |\n|---|---|\n{rows}\n\n{_folded('A model answer', question.answer)}\n\n"
         f"**What loses marks.** {question.loses.strip()}"
+    )
+
+
+def facts_line(syllabus: Syllabus, minutes: int = 90) -> str:
+    """Return the line in which the mock paper says how long its papers are and which of them differ throughout."""
+    total, pools = sum(syllabus.marks), Counter(question.slot for question in syllabus.questions)
+    kinds = ", ".join(f"{number} of {marks:g}" for marks, number in Counter(syllabus.marks).items())
+    fewest = min(pools.values())
+    apart = f"Papers 1 to {fewest} have no question in common; later seeds" if fewest > 1 else "Seeds"
+    return (
+        f"> {len(syllabus.marks)} questions, {total:g} marks: {kinds}. In {minutes} minutes that is "
+        f"{minutes / total:.1f} for a mark. {apart} mix the questions anew, with other numbers."
     )
 
 
@@ -235,29 +352,42 @@ def _folded(title: str, text: str) -> str:
 def written_into(notebook: dict[str, Any], name: str, syllabus: Syllabus, seeds: range = range(1, 4)) -> None:
     """Write what the questions say into a notebook, in the form of its file, in place.
 
-    A notebook of the course takes its question and its answer (the cells ``question`` and ``answer``), the mock paper
-    its papers in print: the cells whose names begin with ``paper-``, before the cell ``numbers`` or at the end. Every
-    other cell stays as it is.
+    A notebook of the course takes its question and its answer (the cells ``question`` and ``answer``). The mock paper
+    takes the line > ... of its cell ``title``, and its papers in print: the cells whose names begin with ``paper-``,
+    before the cell ``numbers`` or at the end. Every other cell stays as it is.
 
     Raises:
         ValueError: for a notebook with a question of its own, but no cell and no line to put it.
     """
     if name == "mock_paper":
         kept = [cell for cell in notebook["cells"] if not cell["id"].startswith("paper-")]
+        _write_line(name, kept, "title", r"^> .*$", facts_line(syllabus))
         made = [_markdown_cell(*cell) for seed in seeds for cell in printed(seed, syllabus)]
         place = next((k for k, cell in enumerate(kept) if cell["id"] == "numbers"), len(kept))
         notebook["cells"] = kept[:place] + made + kept[place:]
         return
     for question in syllabus.questions:
         if question.page and question.notebook == name:
-            cells = {cell["id"]: cell for cell in notebook["cells"]}
-            if not {"question", "answer"} <= set(cells):
-                raise refuse(f"the notebook {name}", "to have cells called question and answer", sorted(cells))
-            line = re.compile(r"^> \*.*\* \([\d.]+ marks\)$", flags=re.M)
-            asks, found = line.subn(lambda _, q=question: asked_line(q), _text(cells["question"]))  # type: ignore[misc]
-            if found != 1:
-                raise refuse(f"the cell question of {name}", "to have one line > *...* (... marks)", found)
-            cells["question"]["source"], cells["answer"]["source"] = asks, answer_section(question)
+            line = r"^> \*.*\* \([\d.]+ marks\)$"
+            _write_line(name, notebook["cells"], "question", line, asked_line(question))
+            _cell(name, notebook["cells"], "answer")["source"] = answer_section(question)
+
+
+def _write_line(notebook: str, cells: list[dict[str, Any]], name: str, pattern: str, line: str) -> None:
+    """Replace the one line of a notebook's cell that fits a pattern."""
+    cell = _cell(notebook, cells, name)
+    source, found = re.subn(pattern, lambda _: line, _text(cell), flags=re.M)
+    if found != 1:
+        raise refuse(f"the cell {name} of {notebook}", f"to have one line like {pattern}", found)
+    cell["source"] = source
+
+
+def _cell(notebook: str, cells: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    found = [cell for cell in cells if cell["id"] == name]
+    if not found:
+        names = sorted(cell["id"] for cell in cells)
+        raise refuse(f"the notebook {notebook}", f"to have a cell called {name}", f"only {names}")
+    return found[0]
 
 
 def _text(cell: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import shutil
 from test_browser import SECONDS, SETTINGS, chromium, complaints, expect, jupyter_lab, open_notebook, run_all
 
 import notebook_tools as tools
+from gm_utils.syllabus import draw
 
 NEEDED = ["mock_paper.ipynb", "02_forward_vs_importance_sampling.ipynb"]
 WINDOW = {"width": 1280, "height": 900}  # less than the page, so that going to a section moves it
@@ -23,7 +24,8 @@ def test_a_question_is_answered_marked_and_followed_to_its_section(tmp_path):
         expect(total).to_contain_text("0 of 50 marks")
 
         numbers = page.locator(".widget-text input")
-        for text, words in (("0.5", "not yet"), ("0.14", "right")):
+        kept = draw(1)[1].values["kept"]
+        for text, words in ((f"{2 * kept:.3g}", "not yet"), (f"{kept:.3g}", "right")):
             numbers.first.fill(text)
             numbers.first.press("Enter")
             expect(page.get_by_role("status").filter(has_text=words).first).to_be_visible()
