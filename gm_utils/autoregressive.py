@@ -75,8 +75,8 @@ class MaskedNetwork(nnx.Module):
 
     Attributes:
         degrees: (features,) int32.
-        weights0, biases0, weights1, ...: (fan_in, fan_out) and (fan_out,), before the mask. The last layer's columns
-            are grouped by output, with the features in their own numbering inside a group.
+        weights0, biases0, weights1, ...: (fan_out, fan_in) and (fan_out,), before the mask. The last layer's rows are
+            grouped by output, with the features in their own numbering inside a group.
     """
 
     def __init__(
@@ -108,8 +108,10 @@ class MaskedNetwork(nnx.Module):
             last = k == len(self.hidden)
             seen = np.searchsorted(below, above, side="left" if last else "right")  # inputs that the mask leaves
             limit = (last_scale if last else 1.0) / np.sqrt(np.maximum(seen, 1))
-            for name, shape in ((f"weights{k}", (len(below), len(above))), (f"biases{k}", above.shape)):
-                setattr(self, name, nnx.Param(jnp.asarray(limit * numpy_rng.uniform(-1, 1, shape), jnp.float32)))
+            weights = numpy_rng.uniform(-1, 1, (len(below), len(above)))
+            biases = numpy_rng.uniform(-1, 1, above.shape)
+            setattr(self, f"weights{k}", nnx.Param(jnp.asarray((limit * weights).T, jnp.float32)))
+            setattr(self, f"biases{k}", nnx.Param(jnp.asarray(limit * biases, jnp.float32)))
             below = above
 
     def hidden_degrees(self) -> list[np.ndarray]:
@@ -122,9 +124,13 @@ class MaskedNetwork(nnx.Module):
         return made_masks(degrees, self.hidden_degrees(), jnp.tile(degrees, self.outputs))
 
     def masked_layers(self) -> list[tuple[jax.Array, jax.Array]]:
-        """Return (weights, biases) of each layer, the masked weights set to zero."""
+        """Return (weights, biases) of each layer, (fan_in, fan_out) and (fan_out,), the masked weights set to zero."""
+        return [(rows.T, biases) for rows, biases in self._masked()]
+
+    def _masked(self) -> list[tuple[jax.Array, jax.Array]]:
+        """Return the same with weights of shape (fan_out, fan_in), which makes the fastest products."""
         return [
-            (jnp.where(mask, getattr(self, f"weights{k}")[...], 0.0), getattr(self, f"biases{k}")[...])
+            (jnp.where(mask.T, getattr(self, f"weights{k}")[...], 0.0), getattr(self, f"biases{k}")[...])
             for k, mask in enumerate(self.masks())
         ]
 
@@ -137,12 +143,12 @@ class MaskedNetwork(nnx.Module):
 
         With the batch along the last axis a gradient's matrix products run half as fast again on a processor.
         """
-        *inner, (weights, biases) = self.masked_layers()
+        *inner, (weights, biases) = self._masked()
         below = None
         for (inner_weights, inner_biases), degrees in zip(inner, self.hidden_degrees(), strict=True):
             x = self.activation(_product(inner_weights, x, below, degrees) + inner_biases[:, None])
             below = degrees
-        return (weights.T @ x + biases[:, None]).reshape(self.outputs, self.features, -1)
+        return (weights @ x + biases[:, None]).reshape(self.outputs, self.features, -1)
 
     def in_order(self, choose: Callable[[jax.Array, Any], tuple[jax.Array, Any]], given: Any) -> tuple[jax.Array, Any]:
         """Set the features one after the other, each by a rule that sees the network's outputs about it.
@@ -174,7 +180,7 @@ class MaskedNetwork(nnx.Module):
 
     def _in_order(self, choose: Callable[[jax.Array, Any], tuple[jax.Array, Any]], given: Any) -> tuple[jax.Array, Any]:
         order = jnp.argsort(self.degrees[...])
-        layers = [(weights.T, biases[:, None]) for weights, biases in self.masked_layers()]
+        layers = [(weights, biases[:, None]) for weights, biases in self._masked()]
         layers[0] = (layers[0][0][:, order], layers[0][1])
         *inner, (last, last_biases) = layers
         last = last.reshape(self.outputs, self.features, -1)[:, order].swapaxes(0, 1)
@@ -213,24 +219,24 @@ class MaskedNetwork(nnx.Module):
 
 
 def _product(weights: jax.Array, units: jax.Array, below: np.ndarray | None, above: np.ndarray) -> jax.Array:
-    """Return ``weights.T @ units`` for masked weights, leaving out most of the zeros between two hidden layers.
+    """Return ``weights @ units`` for masked weights, leaving out most of the zeros between two hidden layers.
 
     Args:
-        weights: (fan_in, fan_out), after the mask.
+        weights: (fan_out, fan_in), after the mask.
         units: (fan_in, batch).
         below: the degrees of ``units``, ascending; None for features, whose order is known at run time only.
         above: the degrees of the products, ascending.
     """
     if below is None:
-        return weights.T @ units
+        return weights @ units
     pieces: list[tuple[int, int]] = []  # (units above up to here, units below that they see)
     for stop in (*range(UNITS_AT_A_TIME, len(above), UNITS_AT_A_TIME), len(above)):
         seen = int(np.searchsorted(below, above[stop - 1], side="right"))
         pieces = [piece for piece in pieces if piece[1] < seen] + [(stop, seen)]
-    starts = [0, *(stop for stop, _ in pieces)]
-    return jnp.concatenate([
-        weights[:seen, start:stop].T @ units[:seen] for start, (stop, seen) in zip(starts, pieces, strict=False)
-    ])  # fmt: skip
+    sizes = np.diff([0, *(stop for stop, _ in pieces)]).tolist()
+    # Split, not sliced: the gradients of the parts are then put side by side, in place of added up.
+    parts = jax.lax.split(weights, sizes)
+    return jnp.concatenate([part[:, :seen] @ units[:seen] for part, (_, seen) in zip(parts, pieces, strict=True)])
 
 
 def compiled(model: nnx.Module, method: str, *arrays: Any, **settings: Any) -> Any:

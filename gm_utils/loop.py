@@ -120,8 +120,9 @@ def chunk(
         own = now.firsts[player]
         bound = jnp.where(jnp.isnan(own), jnp.inf, limit * (1.0 + jnp.abs(own)))
         passed = jnp.isfinite(value) & (jnp.abs(value) <= bound)
-        for leaf in jax.tree.leaves(gradient):
-            passed &= jnp.isfinite(leaf).all()
+        # No sum with a NaN or an infinity in it is finite; the barrier keeps it from being taken layer by layer.
+        for leaf in jax.lax.optimization_barrier(jax.tree.leaves(gradient)):
+            passed &= jnp.isfinite(leaf.sum())
         optimizer.update(models[player], gradient)
         if rules.project is not None and player == rules.turns[0]:
             rules.project(models[player], *(() if settings is None else (setting,)))
