@@ -3,9 +3,9 @@
 
 python3 course.py lab [jupyter options]    make .venv, install, open JupyterLab on your own copies in work/
 python3 course.py reset [names]            renew the copies in work/; yours are kept in work/backup/
-python3 course.py test [--lane colab] [pytest options]
+python3 course.py test [--lane colab | newest] [pytest options]
                                            the whole suite; with a path, pytest on that path alone
-python3 course.py run [names] [--cold] [--offline] [--lane colab] [--out FOLDER | --commit]
+python3 course.py run [names] [--cold] [--offline] [--lane LANE] [--out FOLDER | --commit]
                                            execute the notebooks; print seconds and peak memory of each
 python3 course.py colab [names] [--check]  write copies for upload to dist/colab/
 python3 course.py questions [names]        write gm_utils/questions.toml into the notebooks: questions, marks, answers
@@ -78,6 +78,9 @@ LANES = {
             "ignore:datetime.datetime.utcnow:DeprecationWarning",
             "ignore:There is no current event loop:DeprecationWarning",
         ),
+    ),
+    "newest": Lane(
+        folder=".venv-newest", python="3.13", pins=("tests/newest-2026-11.txt",), package=False, checks=False
     ),
 }
 
