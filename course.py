@@ -53,7 +53,7 @@ class Lane(NamedTuple):
         python: the version it wants, or None for the one that runs this script.
         pins: files of exact versions.
         package: whether gm_utils is installed; otherwise it is found through PYTHONPATH, as on a machine without it.
-        checks: whether what does not hang on versions belongs to it: style, types, the mistakes planted on the pages.
+        checks: whether what does not hang on versions belongs to it: style, types, tests marked once.
         warnings: warnings of this lane's own packages, which pytest lets pass.
     """
 
@@ -818,7 +818,7 @@ def test(arguments: list[str]) -> int:
         passed &= run_step("mypy", [python, "-m", "mypy", "gm_utils", "course.py"], variables)
     what = rest if paths else ["tests", *select(ROOT / "notebooks", []), *rest]
     filters = [part for warning in lane.warnings for part in ("-W", warning)]
-    chosen = [] if lane.checks else ["-m", "not planted"]
+    chosen = [] if lane.checks else ["-m", "not once"]
     # Two processes, each with whole files: conftest.py says what stays together.
     shared = [] if paths else ["--numprocesses", "2", "--dist", "loadgroup"]
     pytest = [python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", *shared, *filters, *chosen, *what]

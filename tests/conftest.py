@@ -34,6 +34,14 @@ OFFLINE = tempfile.mkdtemp(prefix="gm-utils-offline-")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")]))
 exec(course.GUARD, {"__name__": "guard"})
 
+# What does not hang on the versions of a lane, or takes every notebook apart once more after nbval has run it.
+ONCE = [
+    f"test_{name}.py"
+    for name in (
+        "browser", "course", "floors", "handout", "notebook_runs", "notebooks", "paper_browser", "pins", "spot_errors",
+    )
+]  # fmt: skip
+
 # Files whose tests are of one notebook each, named by its number; a run is shared by those of the same notebook.
 SHARED_BY_NOTEBOOK = ("test_notebook_runs.py", "test_browser.py")
 
@@ -45,9 +53,11 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Say what must stay in one process when several share the work: a file, and of the runs a notebook."""
+    """Say what lane default alone runs, and what must stay in one process: a file, and of the runs a notebook."""
     for item in items:
         name = item.path.name
+        if name in ONCE:
+            item.add_marker(pytest.mark.once)
         if name in SHARED_BY_NOTEBOOK:
             name += " " + "".join(re.findall(r"\[(\d\d)", item.name))
         item.add_marker(pytest.mark.xdist_group(name))

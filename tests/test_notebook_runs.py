@@ -94,7 +94,6 @@ def test_every_fault_must_change_a_verdict(done):
             assert not unmoved, f"{case[1]}: the right page says the same"
 
 
-@pytest.mark.planted
 @pytest.mark.parametrize(("number", "fault", "claims"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
 def test_a_broken_implementation_flips_the_verdict(number, fault, claims, monkeypatch):
     fault(monkeypatch)
@@ -102,7 +101,6 @@ def test_a_broken_implementation_flips_the_verdict(number, fault, claims, monkey
     assert {name: ran.names[name].verdict for name in expected(claims)} == expected(claims)
 
 
-@pytest.mark.planted
 @pytest.mark.parametrize(("number", "right", "mistake", "claims"), BROKEN_PAGES)
 def test_a_mistake_on_the_page_flips_the_verdict(number, right, mistake, claims):
     notebook = tools.read(NUMBERS[number])
