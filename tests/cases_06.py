@@ -73,7 +73,7 @@ BROKEN_PAGES = [
     ("- beta * kl_term(mean, log_var)).mean()", "- 0 * kl_term(mean, log_var)).mean()", ["claim_6b"]),
     ("< ink(model, z)", "< 1 - ink(model, z)", ["claim_6b", "claim_6h"]),
     ("jnp.exp(log_var / 2) * jax.random", "jnp.exp(log_var) * jax.random", ["claim_6d"]),
-    ("stop(path(q, key)) * norm", "-stop(path(q, key)) * norm", ["claim_6d"]),
+    ("stop(path(q, key) - baseline)", "-stop(path(q, key) - baseline)", ["claim_6d"]),
     ("- np.log(s) - 0.5 *", "+ np.log(s) - 0.5 *", ["claim_6d", "claim_6f", "claim_6g"]),
     ("jnp.exp(log_var) - 1 - log_var)", "jnp.exp(log_var / 2) - 1 - log_var)", ["claim_6f"]),
     ("jnp.exp(log_var) - 1 - log_var)", "jnp.exp(log_var) - log_var)", ["claim_6f"]),
@@ -87,11 +87,14 @@ NAN = float("nan")
 
 # (claim, names with other values, the verdict then); the cell runs from the claim's own assignment on
 OTHER_WORLDS = [
-    ("claim_6b", {"at_vae": np.full(10, 3.0), "at_fit": np.full(10, 30.0)}, "wrong"),
-    ("claim_6b", {"at_vae": np.full(10, NAN)}, "wrong"),
-    ("claim_6b", {"at_vae": np.full(10, 15.0)}, "wrong"),
-    ("claim_6d", {"blocked": np.ones((4000, 8)), "ratio_2": 2.0}, "stands"),
-    ("claim_6d", {"off_path": np.array([NAN, 1.0])}, "wrong"),
+    ("claim_6b", {"at_fit": np.full((10, 3), 30.0)}, "wrong"),
+    ("claim_6b", {"at_vae": np.full((10, 3), NAN)}, "wrong"),
+    ("claim_6b", {"at_ae": np.full((10, 3), 30.0), "at_vae": np.full((10, 3), 10.0)}, "wrong"),
+    ("claim_6b", {"at_ae": np.full((10, 3), 20.0), "at_vae": np.where(np.arange(30) == 0, 11.0, 4.0).reshape(10, 3)},
+     "wrong"),
+    ("claim_6d", {"blocked": np.ones((4000, 8)), "plain_2": 2.0}, "stands"),
+    ("claim_6d", {"blocked": np.ones((4000, 8)), "base_8": 1.0}, "stands"),
+    ("claim_6d", {"off": [np.array([1.0, 1.0]), np.array([NAN, 1.0])]}, "wrong"),
     ("claim_6e", {"script_stopped": 0, "wrong": np.arange(30), "term_2": np.arange(30)}, "stands"),
     ("claim_6e", {"negative_stopped": 10, "wrong": np.arange(30), "term_2": np.arange(30)}, "stands"),
     ("claim_6f", {"by_moments": 1.367}, "stands"),
@@ -101,8 +104,7 @@ OTHER_WORLDS = [
     ("claim_6h", {"synthetic": [0.6]}, "wrong"),
     ("claim_6h", {"vae_bits": np.full(10, 0.6)}, "wrong"),
     ("claim_6h", {"vae_bits": np.full(10, NAN)}, "wrong"),
-    ("claim_6a", {"returned": np.ones((297, 64)), "at_vae": np.array([99.0]), "bet": type("Bet", (), {
-        "readout": {"code numbers in use, measured": 64.0}})}, "stands"),
+    ("claim_6a", {"returned": np.ones((297, 64)), "at_vae": np.full((10, 3), 99.0), "used": 64.0}, "stands"),
     ("claim_6c", {"conv_bits": 0.7}, "wrong"),
     ("claim_6c", {"vae_bits": np.full(10, 0.6)}, "stands"),
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.scipy.stats import norm
 from scipy.stats import bernoulli, multivariate_normal
 
+import notebook_tools as tools
 from gm_utils.training import fit
 from gm_utils.vae import VAE, active_units, kl_to_prior, reparameterise
 
@@ -193,6 +194,27 @@ def test_training_raises_the_bound():
     bound = many(model, x, 10).mean()
     # Independent pixels cost six bits; no code is shorter than the one bit that is in them.
     assert -3 * math.log(2) < bound < -math.log(2)
+
+
+def test_the_page_trains_on_a_reader_s_mnist_and_keeps_nothing_of_a_faulty_one(tmp_path, capsys):
+    cells = {cell.id: cell.source for cell in tools.read(tools.FOLDER / "06_variational_autoencoders.ipynb").cells}
+    names = {"ADAM": optax.adam(1e-2), "key": KEY}
+    tools.run_cell(cells["setup"], names)
+    file = tmp_path / "own.csv"
+
+    def told(lines):
+        file.write_text("\n".join(lines))
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            tools.run_cell(cells["mnist-code"].replace("= None", f"= {str(file)!r}", 1), names)
+        return capsys.readouterr().out
+
+    two_pictures = np.random.default_rng(0).integers(0, 256, (2, 784))
+    lines = [f"{k % 2}," + ",".join(map(str, two_pictures[k % 2])) for k in range(60)]
+    assert "the label in line 3" in told([*lines[:2], "1" + lines[2], *lines[3:]])
+    assert "pixel 784 in line 60" in told([*lines[:-1], lines[-1] + "0000"])
+    assert not {"large", "big"} & set(names)
+    # Two pictures, known from training: a bit a picture would do, where a coin a pixel costs 784.
+    assert 0 < float(told(lines).split()[-1]) < 0.05
 
 
 def test_encoder_and_decoder_mirror_each_other():
