@@ -74,6 +74,7 @@ BROKEN_PAGES = [
 OTHER_WORLDS = [
     ("claim_8a", {"exact_error": float("nan")}, "wrong"),
     ("claim_8a", {"gap5": 4.4}, "wrong"),
+    ("claim_8a", {"on_seen": np.full(6, 0.337), "on_fresh": np.full(6, 0.337), "gaps": np.ones((16, 3))}, "stands"),
     ("claim_8b", {"of_real": np.array([1e-6])}, "wrong"),
     ("claim_8c", {"cosines": [-1.0, -1.0]}, "wrong"),
     ("claim_8d", {"walked": np.full((2, 2, 3), 0.9)}, "wrong"),
