@@ -42,10 +42,6 @@ ONCE = [
     )
 ]  # fmt: skip
 
-# Files whose tests are of one notebook each, named by its number; a run is shared by those of the same notebook.
-SHARED_BY_NOTEBOOK = ("test_notebook_runs.py", "test_browser.py")
-
-
 def pytest_unconfigure() -> None:
     for folder in (COMPILED, OFFLINE) if FIRST else (OFFLINE,):
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         name = item.path.name
         if name in ONCE:
             item.add_marker(pytest.mark.once)
-        if name in SHARED_BY_NOTEBOOK:
+        if name == "test_notebook_runs.py":  # a run is shared by the tests of its notebook
             name += " " + "".join(re.findall(r"\[(\d\d)", item.name))
         item.add_marker(pytest.mark.xdist_group(name))
     yield

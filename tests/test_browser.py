@@ -35,6 +35,7 @@ SETTINGS = {
 QUIET = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 OPTIONS = ["--no-sandbox", "--no-first-run", "--disable-dev-shm-usage", "--no-proxy-server", *QUIET]
 SECONDS = 1000  # milliseconds, Playwright's unit
+PATIENCE = 600 * SECONDS  # for a whole notebook, on a machine that is busy with other tests
 
 
 def jupyter_variables(home):
@@ -107,8 +108,8 @@ def run_all(page, live):
     """Run all cells and wait until ``live`` experiments have their views and no cell is left to run."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    expect(page.locator(".jp-CodeCell .widget-image")).to_have_count(live, timeout=120 * SECONDS)
-    expect(page.locator(".jp-InputPrompt", has_text="[*]")).to_have_count(0, timeout=120 * SECONDS)
+    expect(page.locator(".jp-CodeCell .widget-image")).to_have_count(live, timeout=PATIENCE)
+    expect(page.locator(".jp-InputPrompt", has_text="[*]")).to_have_count(0, timeout=PATIENCE)
 
 
 def complaints(page):
