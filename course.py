@@ -819,8 +819,8 @@ def test(arguments: list[str]) -> int:
     what = rest if paths else ["tests", *select(ROOT / "notebooks", []), *rest]
     filters = [part for warning in lane.warnings for part in ("-W", warning)]
     chosen = [] if lane.checks else ["-m", "not once"]
-    # Two processes, each with whole files: conftest.py says what stays together.
-    shared = [] if paths else ["--numprocesses", "2", "--dist", "loadgroup"]
+    # Two processes share the files; the cells of a notebook, which need one kernel, stay together.
+    shared = [] if paths else ["--numprocesses", "2", "--dist", "loadfile"]
     pytest = [python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", *shared, *filters, *chosen, *what]
     passed &= run_step(f"pytest, lane {options.lane}", pytest, variables)
     return 0 if passed else 1

@@ -1,10 +1,8 @@
 """Every test runs without a network and with JAX at its strictest: no silent promotion, and warnings are errors."""
 
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -42,22 +40,17 @@ ONCE = [
     )
 ]  # fmt: skip
 
+
 def pytest_unconfigure() -> None:
     for folder in (COMPILED, OFFLINE) if FIRST else (OFFLINE,):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Say what lane default alone runs, and what must stay in one process: a file, and of the runs a notebook."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lane default alone runs."""
     for item in items:
-        name = item.path.name
-        if name in ONCE:
+        if item.path.name in ONCE:
             item.add_marker(pytest.mark.once)
-        if name == "test_notebook_runs.py":  # a run is shared by the tests of its notebook
-            name += " " + "".join(re.findall(r"\[(\d\d)", item.name))
-        item.add_marker(pytest.mark.xdist_group(name))
-    yield
 
 
 def pytest_configure(config: pytest.Config) -> None:
