@@ -24,12 +24,7 @@ TASKS = {
     "GAN": "ring of eight, 2 - 64 - 64 - 2 against 2 - 64 - 64 - 1, batch 64",
 }
 FIRST, THEN, RATE = 100, 2000, 1e-3
-ONE_THREAD = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-}
+ONE_THREAD = {**dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"), "JAX_PLATFORMS": "cpu"}  # NPROC: of XLA
 
 
 def vae_of_gm_utils() -> Callable[[int], float]:

@@ -10,4 +10,10 @@ A module imports from its own floor or from one below it, without circles. Impor
 ``from gm_utils.experiment import experiment``.
 """
 
+import os
+
+# Read by JAX when it is imported. A GPU would else round the factors of every matrix product to ten bits (TF32), and an
+# identity that holds to five digits on a processor would fail. Processors take no notice; a setting of your own holds.
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+
 __version__ = "0.1.0"

@@ -10,7 +10,9 @@ def operations(f: Callable[..., Any], *args: Any, compiled: bool = True) -> floa
     """Return how many arithmetic operations one call ``f(*args)`` takes, by XLA's own cost analysis; nothing is run.
 
     An addition or a multiplication counts 1, and so does a tanh, an exp or a log. A product of (a, b) by (b, c)
-    matrices counts 2 a b c. The body of a ``lax`` loop is counted once, however often it runs: unroll it.
+    matrices counts 2 a b c. It is always the count of a processor's program, on a machine with a GPU too: other
+    compilers merge other things, or do not count. The body of a ``lax`` loop is counted once, however often it runs:
+    unroll it.
 
     Args:
         f: a function that ``jax.jit`` takes.
@@ -20,8 +22,10 @@ def operations(f: Callable[..., Any], *args: Any, compiled: bool = True) -> floa
     Raises:
         ValueError: if ``f`` takes no operation that the analysis counts.
     """
-    lowered = jax.jit(f).lower(*args)
-    costs: Any = (lowered.compile() if compiled else lowered).cost_analysis()
+    shapes = jax.eval_shape(lambda *leaves: leaves, *args)  # arrays would bring their device with them
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = jax.jit(f).lower(*shapes)
+        costs: Any = (lowered.compile() if compiled else lowered).cost_analysis()
     costs = costs[0] if isinstance(costs, list | tuple) else costs
     count = float(costs.get("flops", 0.0)) + float(costs.get("transcendentals", 0.0))
     if not count > 0:

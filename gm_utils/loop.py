@@ -350,10 +350,11 @@ def split_members(groups: Sequence[Sequence[Any]]) -> tuple[Any, Any]:
 
 
 def put_back(groups: Sequence[Sequence[Any]], state: Any) -> None:
-    """Write a stacked state back into the members that it came from."""
-    leaves, structure = jax.tree.flatten(state)
-    for group, own in zip(groups, zip(*map(_unstack, leaves), strict=True), strict=True):
-        nnx.update(tuple(group), jax.tree.unflatten(structure, own))
+    """Write the models' part of a stacked state back into them; the optimizers, last in a group, end with the run."""
+    models = [tuple(one for one in group if not isinstance(one, nnx.Optimizer)) for group in groups]
+    leaves, structure = jax.tree.flatten(nnx.State({k: state[k] for k in range(len(models[0]))}))
+    for own, values in zip(models, zip(*map(_unstack, leaves), strict=True), strict=True):
+        nnx.update(own, jax.tree.unflatten(structure, values))
 
 
 def _stack(leaves: Sequence[jax.Array]) -> jax.Array:

@@ -12,6 +12,7 @@ import course
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")  # gm_utils sets it for readers, who import it before JAX
 
 
 # The notebooks are run many times over, by several processes, with a fault planted each time: what one of them has
