@@ -46,8 +46,9 @@ def made_masks(degrees_in: Any, hidden_degrees: Sequence[Any], degrees_out: Any)
     for (what, _), value in zip((*named, ("degrees_out", None)), degrees, strict=True):
         if not jnp.issubdtype(value.dtype, jnp.integer):
             raise refuse(what, "to be whole numbers", value.dtype)
-    masks = [low[:, None] <= high[None, :] for low, high in itertools.pairwise(degrees[:-1])]
-    return [*masks, degrees[-2][:, None] < degrees[-1][None, :]]
+    # Compared the other way round and transposed: ``MaskedNetwork`` transposes them back, and the compiler copies none.
+    masks = [(high[:, None] >= low[None, :]).T for low, high in itertools.pairwise(degrees[:-1])]
+    return [*masks, (degrees[-1][:, None] > degrees[-2][None, :]).T]
 
 
 def degrees_of(order: Any, features: int) -> np.ndarray:
