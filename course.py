@@ -236,6 +236,8 @@ def uv_command(python: Path) -> list[str] | None:
 def install(python: Path, what: list[str]) -> bool:
     """Install with uv; where that fails, with uv trusting the system's certificates; then with pip and its settings."""
     variables = children_environment()
+    if sys.dont_write_bytecode:  # else Python keeps what it compiles: each start would take seconds longer
+        variables["UV_COMPILE_BYTECODE"] = "1"
     uv = uv_command(python)
     if uv:
         for trust in ({}, {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}):

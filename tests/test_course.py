@@ -243,6 +243,17 @@ def test_the_ways_to_install_are_tried_in_turn(monkeypatch, uv, successes_after,
     assert tried == kinds
 
 
+@pytest.mark.parametrize("forbidden", [True, False])
+def test_modules_are_compiled_at_once_where_python_may_not_keep_them(monkeypatch, forbidden):
+    given = []
+    monkeypatch.delenv("UV_COMPILE_BYTECODE", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", forbidden)
+    monkeypatch.setattr(course, "uv_command", lambda python: ["uv"])
+    monkeypatch.setattr(course.subprocess, "call", lambda command, cwd, env: given.append(env) or 0)
+    assert course.install(Path("python"), ["numpy"])
+    assert ("UV_COMPILE_BYTECODE" in given[0]) == forbidden
+
+
 def test_a_lane_without_its_python_is_skipped_by_name(checkout, monkeypatch, capsys):
     lane = course.Lane(".venv-colab", "3.99", ("pins.txt",), False, False)
     monkeypatch.setitem(course.LANES, "colab", lane)
