@@ -18,7 +18,7 @@ from flax import nnx
 from gm_utils.validation import array_of_shape, finite, positive_int, refuse
 
 EXAMPLES_AT_A_TIME = 500  # in ``in_order``: the hidden units of so many examples stay in a core's cache
-STEPS_AT_A_TIME = 16  # in ``in_order``, at least: with the same sizes of products
+STEPS_AT_A_TIME = 16  # in ``in_order``, at least: they share the products with what came before
 UNITS_AT_A_TIME = 64  # in a hidden layer: so many units skip the inputs that their masks cut off
 
 
@@ -186,35 +186,43 @@ class MaskedNetwork(nnx.Module):
         *inner, (last, last_biases) = layers
         last = last.reshape(self.outputs, self.features, -1)[:, order].swapaxes(0, 1)
         last_biases = last_biases.reshape(self.outputs, self.features, 1)[:, order].swapaxes(0, 1)
-        degrees = self.hidden_degrees()
-        sizes = [int(np.bincount(layer).max()) for layer in degrees]
         facts = jax.tree.map(lambda leaf: leaf[order], given)
+        degrees = self.hidden_degrees()
         batch = jax.tree.leaves(given)[0].shape[1]
-        units = [jnp.zeros((0, batch), jnp.float32) for _ in layers]
+        known = [jnp.zeros((0, batch), jnp.float32) for _ in layers]  # features, then each layer's units: all final
         parts, begin = [], 0
         segments = min(4, -(-self.features // STEPS_AT_A_TIME))  # more would compile for longer than they save
-        for end in np.linspace(0, self.features, segments + 1).astype(int)[1:]:
-            # No step up to here sees a feature or a hidden unit beyond these: leave the rest out of the products.
-            tops = [int(end), *(max(np.searchsorted(d, end, "right"), n) for d, n in zip(degrees, sizes, strict=True))]
-            units = [jnp.pad(u, ((0, top - len(u)), (0, 0))) for u, top in zip(units, tops, strict=True)]
-            known = [(w[:top, :low], b[:top]) for (w, b), low, top in zip(inner, tops[:-1], tops[1:], strict=True)]
-            steps = np.arange(begin, end, dtype=np.int32)
-            starts = [np.searchsorted(layer, steps + 1).astype(np.int32) for layer in degrees]
-            step = functools.partial(self._step, choose, known, sizes)
-            part = jax.tree.map(lambda leaf: leaf[begin:end], (last[:, :, : tops[-1]], last_biases, facts))  # noqa: B023
-            units, chosen = jax.lax.scan(step, units, (steps, starts, part))
+        for end in np.linspace(0, self.features, segments + 1).astype(int)[1:].tolist():
+            ends = [np.searchsorted(layer, [begin, end], side="right").tolist() for layer in degrees]
+            spans = [slice(*pair) for pair in [(begin, end), *ends]]
+            # What the segment's units and outputs get from before it: one product each. The steps add the rest.
+            started = [
+                (weights[own, : below.start] @ units + biases[own], weights[own, below])
+                for (weights, biases), units, below, own in zip(inner, known[:-1], spans[:-1], spans[1:], strict=True)
+            ]
+            outputs = last[begin:end, :, : spans[-1].start] @ known[-1] + last_biases[begin:end]
+            degrees_here = [layer[span] for layer, span in zip(degrees, spans[1:], strict=True)]
+            sizes = [int(np.bincount(layer, minlength=1).max()) for layer in degrees_here]
+            steps = np.arange(end - begin, dtype=np.int32)
+            starts = [np.searchsorted(layer, begin + steps + 1).astype(np.int32) for layer in degrees_here]
+            step = functools.partial(self._step, choose, started, sizes)
+            own_facts = jax.tree.map(lambda leaf: leaf[begin:end], facts)  # noqa: B023
+            own_units = [jnp.zeros((span.stop - span.start, batch), jnp.float32) for span in spans]
+            given_here = (steps, starts, last[begin:end, :, spans[-1]], outputs, own_facts)
+            own_units, chosen = jax.lax.scan(step, own_units, given_here)
+            known = [jnp.concatenate(pair) for pair in zip(known, own_units, strict=True)]
             parts.append(chosen)
-            begin = int(end)
+            begin = end
         places = self.degrees[...] - 1
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *parts)
 
-    def _step(self, choose: Any, known: Any, sizes: Sequence[int], units: list[jax.Array], now: Any) -> Any:
-        k, starts, (weights, biases, facts) = now
-        value, record = choose(weights @ units[-1] + biases, facts)
+    def _step(self, choose: Any, started: Any, sizes: Sequence[int], units: list[jax.Array], now: Any) -> Any:
+        k, starts, weights, outputs, facts = now
+        value, record = choose(weights @ units[-1] + outputs, facts)
         units[0] = jax.lax.dynamic_update_index_in_dim(units[0], value, k, axis=0)
-        for below, (layer, size) in enumerate(zip(known, sizes, strict=True)):
-            weights, biases = (jax.lax.dynamic_slice_in_dim(part, starts[below], size) for part in layer)
-            block = self.activation(weights @ units[below] + biases)
+        for below, (layer, size) in enumerate(zip(started, sizes, strict=True)):
+            sums, weights = (jax.lax.dynamic_slice_in_dim(part, starts[below], size) for part in layer)
+            block = self.activation(weights @ units[below] + sums)
             units[below + 1] = jax.lax.dynamic_update_slice_in_dim(units[below + 1], block, starts[below], axis=0)
         return units, (value, record)
 
