@@ -99,7 +99,8 @@ class Ours:
         self.flow = MAF(task.features, LAYERS, [task.width] * 2, activation=activation, rngs=nnx.Rngs(0))
         self.flow.mean[...], self.flow.std[...] = jnp.asarray(task.mean), jnp.asarray(task.std)
         adam = optax.adam(optax.cosine_decay_schedule(task.rate, task.steps))
-        adam = optax.flatten(adam) if task.plane else adam  # one vector compiles sooner; in 64-D copying it takes longer
+        # One vector compiles sooner; in 64-D it takes longer to copy.
+        adam = optax.flatten(adam) if task.plane else adam
         self.optimizer = nnx.Optimizer(self.flow, adam, wrt=nnx.Param)
 
         def plane_loss(flow: Any, batch: Any) -> Any:

@@ -24,7 +24,8 @@ TASKS = {
     "GAN": "ring of eight, 2 - 64 - 64 - 2 against 2 - 64 - 64 - 1, batch 64",
 }
 FIRST, THEN, RATE = 100, 2000, 1e-3
-ONE_THREAD = {**dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"), "JAX_PLATFORMS": "cpu"}  # NPROC: of XLA
+# NPROC is the size of XLA's pool of threads.
+ONE_THREAD = {**dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"), "JAX_PLATFORMS": "cpu"}
 
 
 def vae_of_gm_utils() -> Callable[[int], float]:

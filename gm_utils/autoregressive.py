@@ -156,8 +156,9 @@ class MaskedNetwork(nnx.Module):
 
         The result is what D full passes give, with one feature set after each, for the work of about one pass: a
         hidden unit is computed once the features that it sees are known. Units of a degree lie side by side, so a
-        step computes one block of every layer. All blocks have the size of the largest; where that reaches into the
-        next degree's units, these are computed too early, seen by nobody, and computed again in their own step.
+        step computes one block of every layer. The features go in segments; what a segment gets from before it is one
+        large product a layer. All blocks of a segment have the size of the largest; where that reaches into the next
+        degree's units, these are computed too early, seen by nobody, and computed again in their own step.
 
         Args:
             choose: called as ``choose(outputs, given)`` with the outputs about a feature, (outputs, batch), and what
