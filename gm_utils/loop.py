@@ -352,7 +352,8 @@ def split_members(groups: Sequence[Sequence[Any]]) -> tuple[Any, Any]:
 def put_back(groups: Sequence[Sequence[Any]], state: Any) -> None:
     """Write the models' part of a stacked state back into them; the optimizers, last in a group, end with the run."""
     models = [tuple(one for one in group if not isinstance(one, nnx.Optimizer)) for group in groups]
-    leaves, structure = jax.tree.flatten(nnx.State({k: state[k] for k in range(len(models[0]))}))
+    # Of plain dicts: flax 0.11 cannot read a State that holds States.
+    leaves, structure = jax.tree.flatten(nnx.State({k: state.raw_mapping[k] for k in range(len(models[0]))}))
     for own, values in zip(models, zip(*map(_unstack, leaves), strict=True), strict=True):
         nnx.update(own, jax.tree.unflatten(structure, values))
 
