@@ -621,8 +621,8 @@ def watch_memory(pid: int, stop: threading.Event, peak: list[float]) -> None:
         stop.wait(0.05)
 
 
-def execute(path: Path, *, timeout: int, offline: bool, bare: bool) -> tuple[Any, float, float, str]:
-    """Execute one notebook in a fresh kernel and an empty folder.
+def execute(path: Path, *, timeout: int, offline: bool, bare: bool, times: int) -> tuple[Any, float, float, str]:
+    """Execute one notebook in an empty folder, ``times`` over, each time with a fresh kernel.
 
     Returns:
         The executed notebook, seconds from kernel start to last cell, peak memory in MB, and the error or "".
@@ -659,7 +659,9 @@ def execute(path: Path, *, timeout: int, offline: bool, bare: bool) -> tuple[Any
         )
         started = time.monotonic()
         try:
-            client.execute(env=variables)
+            variables["TMPDIR"] = guard  # where a copy unpacks the package
+            for _ in range(times):
+                client.execute(env=variables)
         except CellExecutionError as failure:
             error = f"{failure.ename}: {failure.evalue}\n{failure.traceback}"
         except Exception as failure:  # a dead kernel, a timeout: the other notebooks still have their turn
@@ -687,10 +689,13 @@ def run_inside(arguments: list[str]) -> int:
     failures = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         os.environ["IPYTHONDIR"] = profile
-        print(f"{'notebook':<40} {'seconds':>8} {'peak MB':>8}  result", flush=True)
         for path in map(Path, arguments[1:]):
             notebook, seconds, peak, error = execute(
-                path, timeout=options["timeout"], offline=options["offline"], bare=options["bare"]
+                path,
+                timeout=options["timeout"],
+                offline=options["offline"],
+                bare=options["bare"],
+                times=options["times"],
             )
             remarks = [] if error else problems_in(notebook)
             unfit = error or (options["commit"] and remarks)
@@ -828,14 +833,24 @@ def test(arguments: list[str]) -> int:
     return 0 if passed else 1
 
 
-def execute_in(lane: str, paths: list[Path], options: dict[str, Any], cold: bool) -> int:
-    """Execute notebooks with the Python of a lane."""
+def execute_in(
+    lane: str, paths: list[Path], options: dict[str, Any], *, compiled: Path | None, processes: int = 1
+) -> int:
+    """Execute notebooks with the Python of a lane; ``compiled`` keeps what JAX compiles, None compiles all anew."""
     python = environment(lane, {"lab"})
     variables = without_compilation_cache(lane_environment(lane))
-    if not cold:
-        variables = with_compilation_cache(variables, ROOT / ".jax_cache")
-    command = [python, Path(__file__).resolve(), "_run", json.dumps(options), *paths]
-    return subprocess.call([str(part) for part in command], env=variables)
+    if compiled:
+        variables = with_compilation_cache(variables, compiled)
+    print(f"{'notebook':<40} {'seconds':>8} {'peak MB':>8}  result", flush=True)
+    command = [str(python), str(Path(__file__).resolve()), "_run", json.dumps(options)]
+    shares = [list(map(str, paths[start::processes])) for start in range(processes)]
+    running = [subprocess.Popen([*command, *share], env=variables) for share in shares]
+    try:
+        codes = [program.wait() for program in running]
+    finally:
+        for program in running:
+            program.kill()
+    return int(any(codes))
 
 
 def run(arguments: list[str]) -> int:
@@ -866,14 +881,20 @@ def run(arguments: list[str]) -> int:
         "commit": options.commit,
         "out": str(out.resolve()) if out else "",
     }
-    return execute_in(options.lane, chosen, settings, options.cold)
+    return execute_in(options.lane, chosen, settings, compiled=None if options.cold else ROOT / ".jax_cache")
+
+
+def distributions(python: Path) -> str | None:
+    """Return the names and versions of all that is installed."""
+    listed = "sorted(f'{each.name}=={each.version}' for each in importlib.metadata.distributions())"
+    return answer([python, "-I", "-c", f"import importlib.metadata; print({listed})"])
 
 
 def colab(arguments: list[str]) -> int:
-    """Write the copies for upload; with --check, prove the first of them in Colab's versions without a network."""
+    """Write the copies for upload; with --check, prove them in Colab's versions without a network."""
     parser = argparse.ArgumentParser(prog="course.py colab", allow_abbrev=False)
     parser.add_argument("names", nargs="*", help="numbers or starts of names; all without")
-    parser.add_argument("--check", action="store_true", help="execute one copy offline in Colab's versions")
+    parser.add_argument("--check", action="store_true", help="execute the copies offline in Colab's versions")
     options = parser.parse_args(arguments)
     folder = ROOT / "dist" / "colab"
     folder.mkdir(parents=True, exist_ok=True)
@@ -882,6 +903,7 @@ def colab(arguments: list[str]) -> int:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         notebook = uploadable(notebook, path.stem, ROOT / "gm_utils", repository_setting(ROOT))
         text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        "times": 1,
         (folder / path.name).write_text(text, encoding="utf-8")
         written.append(folder / path.name)
         print(f"dist/colab/{path.name}: {len(text.encode()) / 1000:.0f} kB")
@@ -889,9 +911,15 @@ def colab(arguments: list[str]) -> int:
         print("There are no notebooks yet.")
     if not options.check or not written:
         return 0
-    settings = {"timeout": 600, "offline": True, "bare": True, "commit": False, "out": ""}
-    code = execute_in("colab", written[:1], settings, cold=True)
-    print(f"== copy for upload, no network, no gm_utils installed: {'FAILED' if code else 'passed'}")
+    python = environment("colab", {"lab"})
+    before = distributions(python)
+    settings = {"timeout": 600, "offline": True, "bare": True, "times": 2, "commit": False, "out": ""}
+    with tempfile.TemporaryDirectory() as compiled:
+        code = execute_in("colab", written, settings, compiled=Path(compiled), processes=2)
+    if distributions(python) != before:
+        print("The copies have changed what is installed.")
+        code = 1
+    print(f"== copies for upload, alone, no network, again after a restart: {'FAILED' if code else 'passed'}")
     return code
 
 

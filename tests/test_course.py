@@ -510,7 +510,79 @@ def test_the_carrying_cell_holds_the_whole_package():
     assert len(source) < sum(map(len, files.values())) / 2
 
 
+@pytest.mark.parametrize(("status", "changed", "expected"), [(0, False, 0), (1, False, 1), (0, True, 1)])
+def test_the_check_runs_every_copy_alone_and_watches_what_is_installed(
+    place, small_package, monkeypatch, status, changed, expected
+):
+    names = [write(place / "notebooks", name, code(SETUP)).name for name in ("02_two", "03_three", "mock_paper")]
+    (place / "pyproject.toml").write_text("")
+    states, ran = iter(["jax==1", "jax==2" if changed else "jax==1"]), []
+    monkeypatch.setattr(course, "ROOT", place)
+    monkeypatch.setattr(course, "environment", lambda name, extras: name)
+    monkeypatch.setattr(course, "distributions", lambda python: next(states))
+    monkeypatch.setattr(course, "execute_in", lambda *what, **how: ran.append(what) or status)
+    assert course.colab(["--check"]) == expected
+    ((lane, paths, options),) = ran
+    assert lane == "colab"
+    assert [path.relative_to(place / "dist" / "colab").as_posix() for path in paths] == names
+    assert (options["offline"], options["bare"], options["times"]) == (True, True, 2)
+
+
+def test_what_is_installed_is_listed_with_versions():
+    assert f"'nbformat=={nbformat.__version__}'" in course.distributions(Path(sys.executable))
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem[:4])
+def test_an_address_leads_from_every_page_to_the_page_and_the_package(path):
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    notebook = course.addressed(stored, path.stem, REPOSITORY)
+    title, setup = course.text_of(notebook["cells"][0]["source"]), course.setup_cell(notebook)["source"]
+    colab = "https://colab.research.google.com/"
+    picture, target = re.match(r"\[!\[Open in Colab\]\((\S+)\)\]\((\S+)\)\n\n# ", title).groups()
+    assert picture == f"{colab}assets/colab-badge.svg"
+    inside = target.removeprefix(f"{colab}github/{REPOSITORY.removeprefix('https://github.com/')}/blob/main/")
+    assert ROOT / inside == path
+    assert [line.strip() for line in setup.splitlines() if "%" in line] == [f"%pip install --quiet git+{REPOSITORY}"]
+    # The committed page follows the setting as it is.
+    followed = course.addressed(stored, path.stem, course.repository_setting(ROOT))["cells"]
+    assert list(map(course.text_of, (cell["source"] for cell in followed))) == list(
+        map(course.text_of, (cell["source"] for cell in stored["cells"]))
+    )
+
+
+def test_nine_notebooks_and_every_place_that_the_readme_names_are_there():
+    assert len(NOTEBOOKS) == 9
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"\]\(([^)\s]+)\)", text))
+    assert {f"notebooks/{path.name}" for path in NOTEBOOKS} <= targets
+    assert [target for target in targets if not (ROOT / target).is_file()] == []
+    for command in re.findall(r"course\.py (\w+)", text):
+        assert command in course.COMMANDS
+
+
 # Running
+
+
+def test_a_restart_is_a_fresh_kernel_in_the_same_folder(place):
+    source = "from pathlib import Path\nprint(Path('mine').exists(), 'again' in dir())\nPath('mine').touch()\nagain = 1"
+    path = write(place, "02_two", code(source))
+    for times, seen in ((1, "False False\n"), (2, "True False\n")):
+        notebook, _, _, error = course.execute(path, timeout=60, offline=False, bare=False, times=times)
+        assert error == ""
+        assert notebook.cells[0].outputs[0].text == seen
+
+
+@posix
+def test_processes_share_the_notebooks_and_one_failure_fails_all(place, monkeypatch, capfd):
+    python = script(place / "python", 'shift 3; echo "$# $@"; [ "$1" != bad ]')
+    monkeypatch.setattr(course, "environment", lambda name, extras: python)
+    for names, status in ((["a", "b", "c"], 0), (["a", "bad", "c"], 1), (["bad"], 1)):
+        assert course.execute_in("default", list(map(Path, names)), {}, compiled=None, processes=2) == status
+        shares = sorted(capfd.readouterr().out.splitlines()[1:])
+        assert shares == sorted(f"{len(names[k::2])} {' '.join(names[k::2])}" for k in (0, 1))
 
 
 def test_the_guard_refuses_the_world_and_lets_the_machine_talk_to_itself(place):
@@ -546,7 +618,7 @@ def test_running_prints_a_table_and_stores_only_what_ran(place):
     bad = write(place, "03_bad", code("import urllib.request as u\nu.urlopen('http://192.0.2.1')"))
     out = place / "out"
     out.mkdir()
-    options = {"timeout": 60, "offline": True, "bare": False, "commit": True, "out": str(out)}
+    options = {"timeout": 60, "offline": True, "bare": False, "times": 1, "commit": True, "out": str(out)}
     before = good.read_bytes()
     variables = {**course.children_environment(), "PYTHONPATH": str(ROOT)}
     status, table, err = call(ROOT / "course.py", "_run", json.dumps(options), good, bad, env=variables)
