@@ -10,8 +10,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import course
+
 ROOT = Path(__file__).parent.parent
 FILES = ("pyproject.toml", "requirements.txt", "environment.yml")
+# What conda takes for a package: a name in small letters, then perhaps limits; one "=" stands for a whole series.
+LIMIT = r"(==?|[<>!]=|[<>])\d[\da-z._]*"
+SPEC = rf"[a-z\d_][a-z\d_.-]*({LIMIT}(,{LIMIT})*)?"
 
 
 def texts():
@@ -57,9 +62,16 @@ def disagreements(files):
         elif not Requirement(f"{name}{','.join(specifiers)}").specifier.contains(pins[name]):
             found.append(f"requirements.txt: {name} {pins[name]} is outside {specifiers}")
 
-    entries = yaml.safe_load(files["environment.yml"])["dependencies"]
-    plain = [entry for entry in entries if isinstance(entry, str)]
-    by_pip = [entry for part in entries if isinstance(part, dict) for entry in part["pip"]]
+    recipe = yaml.safe_load(files["environment.yml"])
+    if set(recipe) != {"name", "channels", "dependencies"} or recipe["channels"] != ["conda-forge"]:
+        found.append("environment.yml: expected a name, the channel conda-forge, dependencies, and nothing else")
+    *plain, last = recipe["dependencies"]
+    by_pip = last["pip"] if isinstance(last, dict) and set(last) == {"pip"} else []
+    if "pip" not in plain or not by_pip:
+        found.append("environment.yml: expected pip among the dependencies, and what it installs at the end")
+    unread = [entry for entry in plain if not re.fullmatch(SPEC, str(entry))]
+    if unread:
+        return [*found, f"environment.yml: conda cannot read {unread}"]
     if any(entry.startswith("-r") for entry in by_pip):
         found.append("environment.yml refers to another file")
     if "-e ." not in by_pip:
@@ -99,6 +111,13 @@ def test_the_three_lists_agree():
     ("environment.yml", r"- -e \.", "- -r requirements.txt", "refers to another file"),
     ("environment.yml", r"- -e \.", "- numpy>=1.26", "does not install gm_utils"),
     ("environment.yml", r"python=3\.11", "python=3.10", "not the oldest Python"),
+    ("environment.yml", r"- conda-forge", "- defaults", "the channel conda-forge"),
+    ("environment.yml", r"\Z", "prefix: here\n", "nothing else"),
+    ("environment.yml", r"^  - pip$", "", "expected pip among"),
+    ("environment.yml", r"^  - pip:(.|\n)*", "", "what it installs at the end"),
+    ("environment.yml", r"optax>=[\d.]+", "optax[all]>=0.2.6", "conda cannot read ['optax[all]>=0.2.6']"),
+    ("environment.yml", r"optax>=[\d.]+", "optax ~> 0.2.6", "conda cannot read ['optax ~> 0.2.6']"),
+    ("environment.yml", r"optax>=[\d.]+", "optax: 0.2.6", "conda cannot read [{'optax': '0.2.6'}]"),
     ("pyproject.toml", r'"scipy>=[\d.]+",', '"scipy>=99",', "outside {'>=99'}"),
     ("pyproject.toml", r'"scipy>=[\d.]+",', '"scipy>=1.13", "einops>=0.8",', "requirements.txt lacks einops"),
     ("pyproject.toml", r'^test = \[', 'docs = ["sphinx"]\ntest = [', "extras are ['docs', 'lab', 'test']"),
@@ -116,7 +135,9 @@ def colab(name):
 
 def test_installing_the_package_moves_nothing_on_colab():
     theirs = colab("colab-2026-08.txt")
-    for requirement in map(Requirement, tomllib.loads(texts()["pyproject.toml"])["project"]["dependencies"]):
+    project = tomllib.loads(texts()["pyproject.toml"])["project"]
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(course.LANES["colab"].python)
+    for requirement in map(Requirement, project["dependencies"]):
         assert requirement.specifier.contains(theirs[canonicalize_name(requirement.name)]), requirement
 
 
