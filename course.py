@@ -642,6 +642,7 @@ def execute(path: Path, *, timeout: int, offline: bool, bare: bool, times: int) 
             text = GUARD.replace("PROGRAMS_TOO = False", "PROGRAMS_TOO = True")
             (Path(guard) / "sitecustomize.py").write_text(text, encoding="utf-8")
             variables["PYTHONPATH"] = guard if bare else os.pathsep.join([guard, variables.get("PYTHONPATH", "")])
+            variables["TMPDIR"] = guard  # where a copy unpacks the package
 
         def begin(**_: Any) -> None:
             kernel = client.km.provisioner.pid
@@ -659,7 +660,6 @@ def execute(path: Path, *, timeout: int, offline: bool, bare: bool, times: int) 
         )
         started = time.monotonic()
         try:
-            variables["TMPDIR"] = guard  # where a copy unpacks the package
             for _ in range(times):
                 client.execute(env=variables)
         except CellExecutionError as failure:
@@ -878,6 +878,7 @@ def run(arguments: list[str]) -> int:
         "timeout": options.timeout,
         "offline": options.offline,
         "bare": False,
+        "times": 1,
         "commit": options.commit,
         "out": str(out.resolve()) if out else "",
     }
@@ -903,7 +904,6 @@ def colab(arguments: list[str]) -> int:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         notebook = uploadable(notebook, path.stem, ROOT / "gm_utils", repository_setting(ROOT))
         text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-        "times": 1,
         (folder / path.name).write_text(text, encoding="utf-8")
         written.append(folder / path.name)
         print(f"dist/colab/{path.name}: {len(text.encode()) / 1000:.0f} kB")
