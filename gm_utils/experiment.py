@@ -38,6 +38,14 @@ def _decimals(step: float) -> int:
     return len(text.split(".")[1])
 
 
+def _as_sent(data: object, subshell: str | None) -> str | None:
+    """Leave a move to the thread for which the browser sent it, so that it is answered while a cell runs.
+
+    ipykernel 7.4 asks the comm which thread shall take a message, else the last to write to it: that of the cells.
+    """
+    return subshell
+
+
 class _Control:
     """One slider or choice: its widget, and all the values that it can take."""
 
@@ -67,6 +75,7 @@ class _Control:
             self.widget = kind(value=start, min=low, max=high, step=step, layout=layout, **label, **shown)
         else:
             raise refuse(f"control {name}", "as (low, high, step, start) or a list of two or more choices", spec)
+        self.widget.comm._reply_subshell_for = _as_sent
 
     @property
     def value(self) -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import re
 import secrets
@@ -162,7 +163,8 @@ def there_and_back(handle):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("browser")
+    """A home whose name has spaces and letters beyond ASCII."""
+    return tmp_path_factory.mktemp("Zoë de l'Île 学")
 
 
 @pytest.fixture(scope="module")
@@ -210,30 +212,35 @@ def test_every_control_moves_picture_and_readout(number, page, address, home):
 
 
 SMALL = """
-import time, numpy as np
+import jax, time, numpy as np
 from gm_utils.experiment import experiment
 from gm_utils.plotting import figure
 
 fig, axes = figure(size=(4, 2))
 (line,) = axes.plot([0, 1], [0, 0])
 axes.set(ylim=(0, 20))
+ramp = jax.jit(lambda height: height * jax.numpy.arange(2))
 
 def update(height):
     time.sleep(0.1)
     if height == 13:
         raise ArithmeticError("no <thirteenth> floor")
-    line.set_ydata([0, height])
+    line.set_ydata(np.asarray(ramp(height)))
     return {"floor": height}
 
 experiment(fig, update, alt="A line.", height=(0, 20, 1, 10))
 """
 
 
+def small_notebook(folder, name, *sources):
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(metadata=kernel, cells=list(map(nbformat.v4.new_code_cell, sources)))
+    nbformat.write(notebook, folder / name)
+
+
 @pytest.fixture
 def small(page, address, home):
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    notebook = nbformat.v4.new_notebook(metadata=kernel, cells=[nbformat.v4.new_code_cell(SMALL)])
-    nbformat.write(notebook, home / "notebooks" / "small.ipynb")
+    small_notebook(home / "notebooks", "small.ipynb", SMALL)
     open_notebook(page, address("small.ipynb"))
     run_all(page, 1)
     return View(page.locator(".jp-CodeCell"))
@@ -263,4 +270,60 @@ def test_an_error_shows_in_red_and_the_next_good_value_clears_it(small, page):
     page.keyboard.press("ArrowRight")
     expect(small.readout).to_have_text("floor14")
     expect(alert).to_have_count(0)
+    assert complaints(page) == []
+
+
+TRAINING = """
+import optax
+from flax import nnx
+from pathlib import Path
+from gm_utils.training import fit
+
+def loss(model, batch):
+    return (model(batch) ** 2).mean()
+
+print("training", flush=True)
+model, key, adam = nnx.Linear(100, 100, rngs=nnx.Rngs(0)), jax.random.key(0), optax.adam(1e-3)
+while not Path("enough").exists():
+    fit(model, loss, np.ones((100, 100)), key=key, steps=2000, batch_size=50, optimizer=adam, progress=False)
+print("trained")
+"""
+DRAG = 10.0  # seconds
+
+
+def test_a_slider_dragged_while_a_cell_trains_ends_on_the_newest_value(page, address, home):
+    """On its way it meets the value for which the update raises, many times."""
+    small_notebook(home / "notebooks", "busy.ipynb", SMALL, TRAINING)
+    open_notebook(page, address("busy.ipynb"))
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    cell, training = page.locator(".jp-CodeCell").all()
+    small, handle = View(cell), cell.locator(".noUi-handle")
+    expect(training.locator(".jp-OutputArea-output")).to_have_text("training\n", timeout=PATIENCE)
+
+    track = cell.locator(".noUi-base").bounding_box()
+    left, middle, width = track["x"], track["y"] + track["height"] / 2, track["width"]
+    handle.hover()
+    page.mouse.down()
+    seen, began = set(), time.monotonic()
+    while (spent := time.monotonic() - began) < DRAG:
+        page.mouse.move(left + width * (0.5 + 0.5 * math.sin(3 * spent)), middle)
+        seen.add(small.readout.inner_text())
+    page.mouse.move(left + width * 0.8, middle)
+    page.mouse.up()
+    newest = int(float(handle.get_attribute("aria-valuenow")))
+    assert newest == 16
+    expect(small.readout).to_have_text(f"floor{newest}", timeout=20 * SECONDS)
+    assert len(seen) > 5
+    assert training.locator(".jp-InputPrompt").inner_text() == "[*]:"
+    assert complaints(page) == []
+    picture = small.decoded()
+
+    (home / "notebooks" / "enough").touch()
+    expect(training.locator(".jp-OutputArea-output")).to_have_text("training\ntrained\n", timeout=PATIENCE)
+    handle.focus()
+    for key, floor in (("ArrowLeft", newest - 1), ("ArrowRight", newest)):
+        page.keyboard.press(key)
+        expect(small.readout).to_have_text(f"floor{floor}")
+    assert small.decoded() == picture
     assert complaints(page) == []
