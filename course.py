@@ -23,6 +23,7 @@ import base64
 import contextlib
 import copy
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -177,19 +178,34 @@ def digest_of(lane: Lane, root: Path, version: str) -> str:
 
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     needs = [project["project"].get(key) for key in ("dependencies", "optional-dependencies", "requires-python")]
+    needs.append(project.get("tool", {}).get("hatch"))  # which files an installation brings along
     text = [json.dumps(needs, sort_keys=True), version, str(root)]
     text += [(root / pins).read_text(encoding="utf-8") for pins in lane.pins]
     return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
 
+def contents(folder: Path) -> list[str]:
+    """List what stands in an environment, and what in its folder of packages."""
+    packages = "Lib/site-packages/*" if os.name == "nt" else "lib/python*/site-packages/*"
+    found = [path for pattern in ("[!.]*", packages) for path in folder.glob(pattern)]
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.name not in (STAMP, "__pycache__"))
+
+
 def installed(folder: Path, digest: str) -> set[str] | None:
     """Return the extras in a sound environment, or None if it has to be made anew."""
     try:
-        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
-        extras = set(stamp["extras"]) if stamp["digest"] == digest else None
+        note = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        sound = note["digest"] == digest and set(note["contents"]) <= set(contents(folder))
+        extras = set(note["extras"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return extras if extras is not None and version_of(python_of(folder)) else None
+    return extras if sound and version_of(python_of(folder)) else None
+
+
+def stamp(folder: Path, digest: str, extras: set[str]) -> None:
+    """Note in an environment what it was made from and what it holds, once it is complete."""
+    note = {"digest": digest, "extras": sorted(extras), "contents": contents(folder)}
+    (folder / STAMP).write_text(json.dumps(note), encoding="utf-8")
 
 
 def remove(folder: Path) -> None:
@@ -197,6 +213,7 @@ def remove(folder: Path) -> None:
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     elif folder.exists():
+        (folder / STAMP).unlink(missing_ok=True)  # first: if this is cut short, the rest must not pass for sound
         shutil.rmtree(folder)
 
 
@@ -289,7 +306,7 @@ def environment(name: str, extras: set[str]) -> Path:
         what = [part for pins in lane.pins for part in ("--requirement", pins)]
     if not install(python, what):
         raise Refusal(f"installing into {lane.folder} failed (see above); the first time needs a network connection.")
-    (folder / STAMP).write_text(json.dumps({"digest": digest, "extras": sorted(wanted)}), encoding="utf-8")
+    stamp(folder, digest, wanted)
     print(f"{lane.folder} is ready after {time.monotonic() - started:.0f} s.", flush=True)
     return python
 
@@ -874,6 +891,8 @@ def run(arguments: list[str]) -> int:
     out = ROOT / "notebooks" if options.commit else options.out
     if out:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):  # refused now, and not after minutes of work
+            pass
     settings = {
         "timeout": options.timeout,
         "offline": options.offline,
@@ -998,6 +1017,12 @@ def main(arguments: list[str]) -> int:
         return 0
     except Refusal as refusal:
         print(f"course.py: {refusal}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        words = "copy the course to a folder of your own, and start it there"
+        print(f"course.py: no access to {error.filename} ({error.strerror}): {words}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

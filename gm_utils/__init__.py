@@ -1,6 +1,6 @@
 """Helpers of the course: one concept a module, on three floors.
 
-- ground: ``validation``, ``precision``, ``counting``, ``data``, ``datasets``, ``grammar``, ``divergences``,
+- ground: ``order``, ``validation``, ``precision``, ``counting``, ``data``, ``datasets``, ``grammar``, ``divergences``,
   ``loop``, ``training``, ``plotting``, ``redraw``
 - models: ``mixtures``, ``sampling``, ``tape``, ``variational``, ``gan``, ``scoring``, ``vae``, ``autoregressive``,
   ``flows``
@@ -11,6 +11,8 @@ A module imports from its own floor or from one below it, without circles. Impor
 """
 
 import os
+
+from gm_utils import order  # noqa: F401
 
 # Read by JAX when it is imported. A GPU would else round the factors of every matrix product to ten bits (TF32), and an
 # identity that holds to five digits on a processor would fail. Processors take no notice; a setting of your own holds.
