@@ -137,7 +137,10 @@ def shown(page):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_two_kernels_of_a_notebook_at_once_show_the_same_page(path, tmp_path):
+    """They share the folder, the profile, the compilation cache and two cores; the path up to Further is enough."""
     pages = [tools.read(path) for _ in range(2)]
+    for page in pages:
+        page.cells = tools.core(page)
     options = {"timeout": 600, "kernel_name": "python3", "resources": {"metadata": {"path": str(tmp_path)}}}
 
     async def both():

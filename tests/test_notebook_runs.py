@@ -3,7 +3,9 @@
 What is particular to a notebook (wrong answers, broken code, other worlds) stands in ``cases_NN.py``.
 """
 
+import contextlib
 import importlib
+import io
 import re
 
 import jax
@@ -42,7 +44,11 @@ def test_a_second_run_in_the_same_names_gives_the_same_page(done):
     before = {name: claim.verdict for name, claim in ran.names.items() if hasattr(claim, "verdict")}
     pictures = {name: one.pixels() for name, one in tools.experiments_of(ran).items()}
     for cell in tools.code_cells(tools.read(NUMBERS[number])):
-        tools.run_cell(cell.source, ran.names)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            tools.run_cell(cell.source, ran.names)
+        if cell.source.startswith(tools.CHECKED):  # the stored text is that of a first run, as nbval sees to
+            stored = [output.text for output in cell.outputs if output.output_type == "stream"]
+            assert printed.getvalue() == "".join(stored), cell.id
     assert {name: claim.verdict for name, claim in ran.names.items() if hasattr(claim, "verdict")} == before
     for name, one in tools.experiments_of(ran).items():
         np.testing.assert_array_equal(one.pixels(), pictures[name])
