@@ -153,7 +153,7 @@ class Redraw:
         for owner in (self.figure, *self.figure.axes):
             for child in owner.get_children():
                 if isinstance(child, Axis | Spine | Legend):
-                    yield from child.findobj()
+                    yield from (part for part in child.findobj() if not isinstance(part, Axis))
         yield from (self.figure.patch, *self.figure.texts)
         for axes in self.figure.axes:
             yield from (axes.patch, *_titles(axes))
@@ -170,6 +170,10 @@ class Redraw:
             found += [axes.get_visible(), axes.axison, axes.get_frame_on(), axes.get_xscale(), axes.get_yscale()]
             found += [axes.get_aspect(), axes.get_box_aspect(), axes.get_anchor(), axes.get_adjustable()]
             found += [*axes.viewLim.get_points().ravel(), *axes.bbox.bounds]
+            for axis in (axes.xaxis, axes.yaxis):
+                # In place of its own mark, which limits leave on it that are set to what they were.
+                found += [axis.get_visible(), axis.get_major_locator(), axis.get_major_formatter()]
+                found += [axis.get_minor_locator(), axis.get_minor_formatter(), *axis.majorTicks, *axis.minorTicks]
         return found
 
     def _keep_background(self) -> None:

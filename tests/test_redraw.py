@@ -67,6 +67,14 @@ CHANGES = {
     "ticks": lambda p: p["left"].set_xticks([1, 2, 5], ["one", "two", "five"]),
     "tick locator": lambda p: p["right"].xaxis.set_major_locator(FixedLocator([-2, 0, 1])),
     "tick formatter": lambda p: p["right"].yaxis.set_major_formatter(NullFormatter()),
+    "minor ticks": lambda p: p["left"].minorticks_on(),
+    "minor formatter": lambda p: (p["left"].minorticks_on(), p["left"].xaxis.set_minor_formatter("{x:.1f}")),
+    "ticks made anew": lambda p: p["left"].xaxis.set_tick_params(reset=True, labelcolor="red"),
+    "ticks above": lambda p: p["left"].xaxis.tick_top(),
+    "label above": lambda p: p["left"].xaxis.set_label_position("top"),
+    "label elsewhere": lambda p: p["left"].xaxis.set_label_coords(0.1, -0.2),
+    "hidden axis": lambda p: p["right"].yaxis.set_visible(False),
+    "inverted axis": lambda p: p["left"].invert_xaxis(),
     "tick size": lambda p: p["left"].tick_params(labelsize=14, length=9, direction="inout"),
     "one tick label": lambda p: p["left"].get_xticklabels()[2].set_color("red"),
     "grid": lambda p: p["left"].grid(True),
@@ -128,6 +136,18 @@ def test_the_background_holds_ticks_and_text():
     redraw = Redraw(figure)
     assert axes.xaxis.label not in redraw.redrawn
     assert all(tick.label1 not in redraw.redrawn for tick in axes.xaxis.get_major_ticks())
+
+
+def test_limits_set_to_what_they_are_cost_nothing():
+    figure, axes, line = simple_figure()
+    redraw = Redraw(figure)
+    before = redraw.full_draws
+    for k in range(3):
+        axes.set(xlim=axes.get_xlim(), ylim=(-1.2, 1.2))
+        line.set_ydata(np.sin(GRID + k))
+        redraw.draw()
+        assert redraw.full_draws == before
+    np.testing.assert_array_equal(redraw.pixels(), redraw.full_draw())
 
 
 def test_moving_limits_cost_one_full_draw_a_move():
