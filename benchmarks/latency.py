@@ -1,185 +1,156 @@
-"""How long a slider's move takes: ``interact`` with the inline backend, and a live experiment of gm_utils.
+"""From a key press to the new picture: every slider of every experiment, in JupyterLab and Chromium.
 
-Run by hand, with JupyterLab's environment: ``python benchmarks/latency.py [moves]``. One ipykernel holds three cells
-that show the same figure (three lines of 200 points; a 100x100 image under 500 points) and share their arithmetic.
-Moves go to the kernel as a browser sends them, one cell after the other in turn. A move's time runs from the message
-to the kernel's word that it is idle again, and so leaves out only what the browser itself does.
+Run by hand, on a quiet machine with Chromium, from the checkout::
+
+    python3 course.py test tests/test_network.py      # once: makes .venv, with Playwright
+    .venv/bin/python benchmarks/latency.py [moves of each slider, 5 without] [numbers of notebooks]
+
+To a copy of each notebook two cells are added for each experiment, with the same sliders. The *floor*: its picture is
+replaced by another one that lies ready, so it holds all that is not ours, the browser, the server and two messages.
+The *twin*: ``interact`` with the inline backend calls the same update and shows the same figure, which is kept, not
+made anew, and whose layout is settled; so it is faster than what one would write. The clock runs in the page, from the
+key's event to the frame after the new picture is decoded. Moves are a third of a second apart at least, and all count.
 """
 
-import hashlib
-import io
-import platform
-import statistics
+import os
+import re
 import sys
-import time
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
-from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import KernelManager
-from PIL import Image
 
-ARITHMETIC = """
-import hashlib
-import ipywidgets, numpy as np
-import matplotlib.pyplot as plt
-from gm_utils.experiment import experiment
-from gm_utils.plotting import figure
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import test_browser as browser  # noqa: E402
+
+import course  # noqa: E402
+import notebook_tools as tools  # noqa: E402
+
+KINDS = ("experiment", "floor", "twin")
+BELOW = """
+import itertools
+import ipywidgets
+from gm_utils.plotting import live_png
 %matplotlib inline
 
-x = np.linspace(0, 6, 200)
-rows, columns = np.mgrid[-2:2:100j, -2:2:100j]
-normals = np.random.default_rng(0).normal(size=(2, 500))
+def _sliders(live):
+    for name, control in live._controls.items():
+        widget, traits = control.widget, ("min", "max", "step", "options", "value", "description")
+        yield name, type(widget)(**{key: getattr(widget, key) for key in traits if widget.has_trait(key)})
 
-def curves(rate):                                # (3, 200)
-    return np.sin(rate * x + np.arange(3)[:, None])
+def _floor(live):
+    pixels = live.pixels()
+    pixels[..., :3] = 255 - pixels[..., :3]
+    ready = itertools.cycle([live_png(pixels), live._image.value])
+    image = ipywidgets.Image(format="png", value=live._image.value, width=live._image.width, height=live._image.height)
+    sliders = list(dict(_sliders(live)).values())
+    for slider in sliders:
+        slider.observe(lambda change: setattr(image, "value", next(ready)), names="value")
+    return ipywidgets.VBox([*sliders, image])
 
-def surface(rate):                               # (100, 100)
-    return np.exp(-rate * (rows**2 + columns**2 + rows * columns))
-
-def points(rate):                                # (2, 500)
-    return 0.4 * rate * normals
-
-def frame(left, right):
-    left.set(xlabel="x", ylabel="signal", title="three waves", ylim=(-1.1, 1.1))
-    right.set(xlabel="x1", ylabel="x2", title="density and draws", xlim=(-2, 2), ylim=(-2, 2))
-
-def slider():
-    return ipywidgets.FloatSlider(min=0.5, max=2.0, step=0.001, value=1.0)
+def _twin(live):
+    def move(**values):
+        readout = live._update(**values)
+        display(live._redraw.figure)
+        print(*(f"{name} = {number:.4g}" for name, number in readout.items()), sep=", ")
+    ipywidgets.interact(move, **dict(_sliders(live)))
 """
-
-CELLS = {
-    "interact, a figure a move": """
-def picture(rate):
-    fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.5), dpi=100)
-    for curve in curves(rate):
-        left.plot(x, curve)
-    right.imshow(surface(rate), extent=(-2, 2, -2, 2), origin="lower", aspect="auto", vmin=0, vmax=1)
-    right.scatter(*points(rate), s=4, color="white")
-    frame(left, right)
-    plt.show()
-    print(f"peak {curves(rate).max():.3f}, mass {surface(rate).mean():.3f}")
-
-moved = ipywidgets.interact(picture, rate=slider()).widget.children[0]
-""",
-    "interact, one figure kept": """
-kept_fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.5), dpi=100)
-kept_lines = left.plot(x, curves(1.0).T)
-kept_image = right.imshow(surface(1.0), extent=(-2, 2, -2, 2), origin="lower", aspect="auto", vmin=0, vmax=1)
-kept_points = right.scatter(*points(1.0), s=4, color="white")
-frame(left, right)
-plt.close(kept_fig)
-
-def move_kept(rate):
-    for line, curve in zip(kept_lines, curves(rate)):
-        line.set_ydata(curve)
-    kept_image.set_data(surface(rate))
-    kept_points.set_offsets(points(rate).T)
-    display(kept_fig)
-    print(f"peak {curves(rate).max():.3f}, mass {surface(rate).mean():.3f}")
-
-moved = ipywidgets.interact(move_kept, rate=slider()).widget.children[0]
-""",
-    "gm_utils.experiment": """
-fig, (left, right) = figure(1, 2)
-lines = left.plot(x, curves(1.0).T)
-image = right.imshow(surface(1.0), extent=(-2, 2, -2, 2), origin="lower", aspect="auto", vmin=0, vmax=1)
-scattered = right.scatter(*points(1.0), s=4, color="white")
-frame(left, right)
-
-def move(rate):
-    for line, curve in zip(lines, curves(rate)):
-        line.set_ydata(curve)
-    image.set_data(surface(rate))
-    scattered.set_offsets(points(rate).T)
-    return {"peak": curves(rate).max(), "mass": surface(rate).mean()}
-
-live = experiment(fig, move, alt="Waves, and a density with draws.", rate=(0.5, 2.0, 0.001, 1.0))
-display(live)
-moved = live._controls["rate"].widget
-""",
-}
-
-FULL_DRAW = """
-live.set(rate={rate})
-full = live.full_draw()
-print(hashlib.sha256(full[..., :3].tobytes()).hexdigest(), (full[..., 3] == 255).all())
-"""
+# A promise of the milliseconds from the next key to the next picture in this cell, null if there is none.
+CLOCK = """cell => {
+    const pictures = () => [...cell.querySelectorAll("img.widget-image, .widget-output img")];
+    const before = new Set(pictures().map(image => image.src));
+    window.clocked = new Promise(resolve => {
+        let pressed;
+        cell.addEventListener("keydown", event => { pressed = event.timeStamp; }, {once: true, capture: true});
+        const observer = new MutationObserver(async () => {
+            const image = pictures().find(image => image.src && !before.has(image.src));
+            if (!image) return;
+            observer.disconnect();
+            await image.decode();
+            requestAnimationFrame(() => resolve(performance.now() - pressed));
+        });
+        observer.observe(cell, {subtree: true, childList: true, attributes: true, attributeFilter: ["src"]});
+        setTimeout(() => { observer.disconnect(); resolve(null); }, 3000);
+    });
+}"""
 
 
-def say(client: BlockingKernelClient, code: str) -> str:
-    """Run a cell and return what it printed last; an error in it ends the benchmark."""
-    printed: list[str] = []
-
-    def keep(message: dict[str, Any]) -> None:
-        if message["msg_type"] == "stream":
-            printed.append(message["content"]["text"])
-
-    reply = client.execute_interactive(code, output_hook=keep, timeout=120)
-    if reply["content"]["status"] != "ok":
-        raise RuntimeError("\n".join(reply["content"]["traceback"]))
-    return "".join(printed).strip().splitlines()[-1] if printed else ""
-
-
-def move(client: BlockingKernelClient, model: str, value: float) -> tuple[float, list[bytes], int]:
-    """Move one slider as a browser does: (milliseconds, PNG files set on an Image widget, inline pictures)."""
-    state = {"method": "update", "state": {"value": value}, "buffer_paths": []}
-    message = client.session.msg("comm_msg", {"comm_id": model, "data": state})
-    pictures, inline = [], 0
-    started = time.perf_counter()
-    client.shell_channel.send(message)
-    while True:
-        answer = client.get_iopub_msg(timeout=60)
-        if answer["parent_header"].get("msg_id") != message["header"]["msg_id"]:
-            continue
-        content = answer["content"]
-        if answer["msg_type"] == "comm_msg" and ["value"] in content["data"].get("buffer_paths", []):
-            pictures.append(bytes(answer["buffers"][0]))
-        inline += answer["msg_type"] == "display_data" and "image/png" in content["data"]
-        if answer["msg_type"] == "status" and content["execution_state"] == "idle":
-            return 1000 * (time.perf_counter() - started), pictures, inline
+def with_rivals(path: Path) -> tuple[Any, dict[str, dict[str, int]]]:
+    """Return a notebook with a floor and a twin for each experiment, and in which code cell each of them is."""
+    notebook = tools.read(path)
+    places: dict[str, dict[str, int]] = {}
+    for place, cell in enumerate(tools.code_cells(notebook)):
+        places |= {name: {"experiment": place} for name in re.findall(r"(?m)^(\w+) = experiment\(", cell.source)}
+    sources = [BELOW]
+    for name, found in places.items():
+        for kind in KINDS[1:]:
+            found[kind] = len(tools.code_cells(notebook)) + len(sources)
+            sources.append(f"_{kind}({name})")
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    return notebook, places
 
 
-def main(moves: int) -> None:
+def clocked(page: Any, cell: Any, moves: int) -> list[float]:
+    """Press arrow keys on each slider of a cell, to its farther end and back; return milliseconds to the picture."""
+    times = []
+    for handle in cell.locator(".noUi-handle").all():
+        handle.focus()
+        key, back = browser.there_and_back(handle)
+        for _ in range(moves):
+            end = handle.get_attribute("aria-valuemax" if key == "ArrowRight" else "aria-valuemin")
+            if handle.get_attribute("aria-valuenow") == end:
+                key, back = back, key
+            cell.evaluate(CLOCK)
+            page.keyboard.press(key)
+            time = page.evaluate("() => window.clocked")
+            page.wait_for_timeout(333)
+            if time is not None:  # a control may leave the picture as it is
+                times.append(time)
+    return times
+
+
+def row(name: str, times: dict[str, list[float]]) -> str:
+    """Return a line of the table."""
+    middle = {kind: float(np.median(found)) for kind, found in times.items()}
+    cells = [f"{middle[kind]:7.0f} {np.percentile(times[kind], 95):5.0f}" for kind in KINDS]
+    above, ratio = middle["experiment"] - middle["floor"], middle["twin"] / middle["experiment"]
+    missed = "" if above <= 60 and ratio >= 2 else "  MISSED"
+    return f"{name:<18} {len(times['experiment']):5} {' '.join(cells)} {above:7.0f} {ratio:6.1f}{missed}"
+
+
+def main(moves: int, numbers: Iterable[str]) -> None:
     """Measure and print the table."""
-    manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(extra_arguments=["--log-level=40"])
-    client = manager.blocking_client()
-    client.start_channels()
-    try:
-        client.wait_for_ready(timeout=120)
-        say(client, ARITHMETIC)
-        models = {name: say(client, cell + "\nprint(moved.model_id)") for name, cell in CELLS.items()}
-        ours = list(CELLS)[-1]
-        values = [round(float(v), 3) for v in np.random.default_rng(1).permutation(np.linspace(0.5, 1.999, moves + 3))]
-        milliseconds: dict[str, list[float]] = {name: [] for name in CELLS}
-        shown = []
-        for k, value in enumerate(values):
-            order = [*CELLS] if k % 2 else [*CELLS][::-1]
-            for name in order:
-                time.sleep(0.02)
-                took, pictures, inline = move(client, models[name], value)
-                if (len(pictures), inline) != ((1, 0) if name == ours else (0, 1)):
-                    raise RuntimeError(f"{name} sent {len(pictures)} and {inline} pictures at {value}")
-                milliseconds[name].append(took)
-                shown += pictures
-        same = 0
-        for value, picture in zip(values, shown, strict=True):
-            decoded = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
-            same += say(client, FULL_DRAW.format(rate=value)) == f"{hashlib.sha256(decoded.tobytes()).hexdigest()} True"
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {moves} moves each")
-    print(f"{'milliseconds a move':<28}{'median':>8}{'95 %':>8}{'ratio':>8}")
-    timed = {name: times[3:] for name, times in milliseconds.items()}  # the first three warm up
-    best = statistics.median(timed[ours])
-    for name, times in timed.items():
-        middle, high = statistics.median(times), float(np.percentile(times, 95))
-        print(f"{name:<28}{middle:>8.1f}{high:>8.1f}{middle / best:>8.1f}")
-    print(f"pictures of {ours} equal to a full draw in every pixel: {same} of {len(values)}")
+    os.environ |= course.with_compilation_cache({}, ROOT / ".jax_cache")
+    print(f"{'ms: median, 95 %':<18} {'moves':>5} {'ours':>13} {'floor':>13} {'twin':>13} {'above':>7} {'ratio':>6}")
+    every: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        with browser.jupyter_lab(home, browser.SETTINGS) as address:
+            for path in tools.QUESTIONS:
+                if numbers and path.name[:2] not in numbers:
+                    continue
+                notebook, places = with_rivals(path)
+                nbformat.write(notebook, home / "notebooks" / path.name)
+                with browser.chromium(home) as page:
+                    browser.open_notebook(page, address(path.name))
+                    browser.run_all(page, 2 * len(places))
+                    if words := browser.complaints(page):
+                        raise SystemExit(f"{path.stem}: {words}")
+                    for name, found in places.items():
+                        cells = {kind: page.locator(".jp-CodeCell").nth(place) for kind, place in found.items()}
+                        times = {kind: clocked(page, cell, moves) for kind, cell in cells.items()}
+                        if not times["experiment"]:
+                            continue  # it has choices only
+                        print(row(f"{path.name[:2]} {name}", times), flush=True)
+                        for kind in KINDS:
+                            every[kind] += times[kind]
+    print(row("all", every))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, sys.argv[2:])
