@@ -7,9 +7,9 @@ Run by hand, on a quiet machine with Chromium, from the checkout::
 
 To a copy of each notebook two cells are added for each experiment, with the same sliders. The *floor*: its picture is
 replaced by another one that lies ready, so it holds all that is not ours, the browser, the server and two messages.
-The *twin*: ``interact`` with the inline backend calls the same update and shows the same figure, which is kept, not
-made anew, and whose layout is settled; so it is faster than what one would write. The clock runs in the page, from the
-key's event to the frame after the new picture is decoded. Moves are a third of a second apart at least, and all count.
+The *twin*: ``interact`` with the inline backend calls the same update and shows the same figure, with the layout that
+``figure`` gives it, but kept and not made anew, so it is faster than what one would write. The clock runs in the page,
+from the key's event to the frame after the new picture is decoded. Moves are a third of a second apart, and all count.
 """
 
 import os
@@ -54,11 +54,16 @@ def _floor(live):
     return ipywidgets.VBox([*sliders, image])
 
 def _twin(live):
+    fig = live._redraw.figure
     def move(**values):
         readout = live._update(**values)
-        display(live._redraw.figure)
+        fig.set_layout_engine("constrained")
+        display(fig)
+        fig.set_layout_engine("none")
         print(*(f"{name} = {number:.4g}" for name, number in readout.items()), sep=", ")
     ipywidgets.interact(move, **dict(_sliders(live)))
+    for _ in range(3):
+        live.set()  # as it was before the twin touched the figure
 """
 # A promise of the milliseconds from the next key to the next picture in this cell, null if there is none.
 CLOCK = """cell => {
