@@ -51,6 +51,8 @@ class FrontEnd(NamedTuple):
         cells: where code cells are, with their outputs.
         handle: where the handle of a slider is.
         key: the arrow key that this slider can follow.
+        choosing: the keys that move a list of choices, around an arrow. JupyterLab takes an arrow for itself, and goes
+            to another cell, unless the list is open.
     """
 
     serve: Callable[[Path], AbstractContextManager[Callable[[str], str]]]
@@ -60,6 +62,7 @@ class FrontEnd(NamedTuple):
     cells: str
     handle: str
     key: Callable[[Any], str]
+    choosing: str
 
 
 @contextlib.contextmanager
@@ -118,6 +121,7 @@ FRONT_ENDS = {
         cells=".jp-CodeCell",
         handle=".noUi-handle",
         key=lambda handle: browser.there_and_back(handle)[0],
+        choosing="Space {} Enter",
     ),
     "classic": FrontEnd(
         serve=classic_notebook,
@@ -128,6 +132,7 @@ FRONT_ENDS = {
         handle=".ui-slider-handle",
         # How far along it stands, in per cent.
         key=lambda handle: "ArrowLeft" if float(handle.evaluate("it => parseFloat(it.style.left)")) else "ArrowRight",
+        choosing="{}",
     ),
 }
 
@@ -144,7 +149,10 @@ def move_every_control(front: FrontEnd, view: View) -> int:
     for choice in choices:
         before = view.picture()
         choice.focus()
-        view.page.keyboard.press("ArrowUp" if choice.evaluate("list => list.selectedIndex") else "ArrowDown")
+        arrow = "ArrowUp" if choice.evaluate("list => list.selectedIndex") else "ArrowDown"
+        for key in front.choosing.format(arrow).split():
+            view.page.keyboard.press(key)
+            view.page.wait_for_timeout(200)  # until the list is open, as a hand would
         view.wait_for_another(before)
     expect(view.readout).not_to_have_text(words, use_inner_text=True, timeout=20 * SECONDS)
     if view.decoded() == pixels:
