@@ -52,7 +52,7 @@ class Kernel:
                 printed[content["name"]] += content["text"]
                 watch(content)
 
-        self.client.execute_interactive(source, output_hook=look, timeout=120, allow_stdin=False)
+        self.client.execute_interactive(source, output_hook=look, timeout=600, allow_stdin=False)
         return error, SimpleNamespace(**printed)
 
     def move(self, comm, value):
@@ -61,7 +61,7 @@ class Kernel:
         message = self.client.session.msg("comm_msg", {"comm_id": comm, "data": data})
         self.client.shell_channel.send(message)
         while True:
-            told = self.client.get_iopub_msg(timeout=60)
+            told = self.client.get_iopub_msg(timeout=600)
             ours = told["parent_header"].get("msg_id") == message["header"]["msg_id"]
             if ours and told["content"].get("execution_state") == "idle":
                 return
@@ -365,7 +365,7 @@ def guest(tmp_path, monkeypatch):
 
 def call(place, *words):
     command = [sys.executable, place / "course.py", *words]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, cwd=place.parent)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, cwd=place.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
