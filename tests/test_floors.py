@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -80,3 +81,12 @@ def test_a_module_loads_only_what_it_needs(name):
     code = f"import sys, gm_utils.{name}; print(*[m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) <= set(NEEDED.get(name, []))
+
+
+@pytest.mark.parametrize(("own", "wanted"), [({}, "highest"), ({"JAX_DEFAULT_MATMUL_PRECISION": "high"}, "high")])
+def test_products_keep_their_digits_on_any_device_unless_the_reader_wants_less(own, wanted):
+    clean = {name: value for name, value in os.environ.items() if name != "JAX_DEFAULT_MATMUL_PRECISION"}
+    code = "import gm_utils, jax; print(jax.config.jax_default_matmul_precision)"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=clean | own, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [wanted]

@@ -287,6 +287,17 @@ def test_what_the_compiler_drops_is_counted_as_written_only():
     assert operations(twice, a, compiled=False) == 2 * 1024 + 64
 
 
+def test_operations_are_counted_for_a_processor_wherever_the_arrays_are():
+    on = []
+
+    def f(x):
+        on.append(jax.config.jax_default_device)
+        return x + 1
+
+    assert operations(f, jax.device_put(jnp.ones(3), jax.devices()[-1])) == 3
+    assert on == [jax.local_devices(backend="cpu")[0]]
+
+
 def test_costs_of_either_form(monkeypatch):
     class Lowered:
         def cost_analysis(self):
