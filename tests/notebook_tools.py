@@ -46,13 +46,15 @@ def words(source: str) -> int:
     return len(re.sub(r"<details>.*?</details>", "", source, flags=re.S).split())
 
 
+def titles(cell: Any) -> list[str]:
+    """Return the titles of the ## sections that a cell opens; code fences hold none."""
+    text = re.sub(r"(?s)```.*?```", "", cell.source) if cell.cell_type == "markdown" else ""
+    return re.findall(r"(?m)^## (.+)$", text)
+
+
 def headings(notebook: Any) -> list[str]:
-    """Return the titles of all ## sections in order; code fences hold none."""
-    found = []
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            found += re.findall(r"(?m)^## (.+)$", re.sub(r"(?s)```.*?```", "", cell.source))
-    return found
+    """Return the titles of all ## sections in order."""
+    return [title for cell in notebook.cells for title in titles(cell)]
 
 
 def core(notebook: Any) -> list[Any]:
@@ -63,6 +65,50 @@ def core(notebook: Any) -> list[Any]:
             break
         cells.append(cell)
     return cells
+
+
+def reading_minutes(cells: Iterable[Any], *, code: bool = True, folded: bool = False) -> float:
+    """Return how long cells take to read: 180 words and 7.5 lines of code a minute, and for each displayed formula 15 s,
+    for each figure 20 s, for each experiment a minute.
+
+    Args:
+        cells: cells of a notebook, with their outputs.
+        code: whether the lines of code are read.
+        folded: whether what stands in <details> is read.
+    """
+    seconds = 0.0
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            text = cell.source if folded else re.sub(r"(?s)<details>.*?</details>", "", cell.source)
+            prose, formulas = re.subn(r"(?s)\$\$.+?\$\$", "", text)
+            prose = re.sub(r"\]\([^)]*\)", "]", prose)  # the address of a link is not read
+            seconds += 15 * formulas + sum(bool(re.search(r"\w", word)) for word in prose.split()) / 3
+        else:
+            pictured = 60 if re.search(r"(?m)^\w+ = experiment\(", cell.source) else 20
+            seconds += 8 * code * code_lines(cell.source) + pictured * ("image/png" in str(cell.outputs))
+    return seconds / 60
+
+
+def promised_and_measured(notebook: Any) -> dict[str, tuple[float, float]]:
+    """Return, for each path of the first cell, the minutes that it promises and those that reading takes.
+
+    The night before, code is run but not read; an exercise takes five minutes beside its reading.
+    """
+    parts: dict[str, list[Any]] = {"": []}
+    for cell in notebook.cells:
+        for title in titles(cell)[:1]:
+            parts[title] = []
+        parts[list(parts)[-1]].append(cell)
+    night = parts.get("The question", []) + parts.get("The answer", [])
+    without = [cell for title in parts if title not in ("Exercises", "Further", "Experiments") for cell in parts[title]]
+    exercises = sum(cell.id.startswith("exercise-") for cell in notebook.cells)
+    measured = {
+        "the night before": reading_minutes(night, code=False, folded=True),
+        "core": reading_minutes(without),
+        "everything": reading_minutes(notebook.cells) + 5 * exercises,
+    }
+    promises = dict(re.findall(r"(?m)^\| ([a-z ]+) \|.*\| *(\d+) *\|$", notebook.cells[0].source))
+    return {path: (float(promises.get(path, "nan")), minutes) for path, minutes in measured.items()}
 
 
 def judge(notebook: Any, number: str) -> list[Problem]:
@@ -101,11 +147,15 @@ def _budget(notebook: Any, number: str) -> list[Problem]:
         ("lines in the longest cell", max(sizes.values()), 1, 25),
         ("words for each line of code", prose / max(lines, 1), 5, 12),
     ]
-    return [
+    problems = [
         Problem(f"expected {low} to {high} {what}", f"{got}")
         for what, got, low, high in limits
         if not low <= got <= high
     ]
+    for path, (promise, measure) in promised_and_measured(notebook).items():
+        if not 3 / 4 < promise / measure < 4 / 3:
+            problems.append(Problem(f"the path {path} takes other minutes than promised", f"{measure:.1f}, {promise}"))
+    return problems
 
 
 def _front(notebook: Any, number: str) -> list[Problem]:
@@ -185,15 +235,21 @@ def _marks(notebook: Any, number: str) -> list[Problem]:
     return problems
 
 
+def _anchors(notebook: Any) -> set[str]:
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return {title.strip().replace(" ", "-") for title in re.findall(r"(?m)^#+ (.+)$", text)}
+
+
 def _links(notebook: Any, number: str) -> list[Problem]:
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    anchors = {title.strip().replace(" ", "-") for title in re.findall(r"(?m)^#+ (.+)$", text)}
     problems = []
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         file, _, anchor = target.partition("#")
         if file.startswith("http"):
             continue
-        if (file and not (FOLDER / file).exists()) or (not file and anchor not in anchors):
+        if (file and not (FOLDER / file).exists()) or (
+            anchor and anchor not in _anchors(read(FOLDER / file) if file else notebook)
+        ):
             problems.append(Problem("a link that leads nowhere", target))
     return problems
 

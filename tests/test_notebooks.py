@@ -14,6 +14,12 @@ def test_structure(number):
     assert tools.judge(tools.read(NUMBERS[number]), number) == []
 
 
+def test_the_core_of_all_notebooks_takes_four_hours_and_a_half():
+    cores = [tools.promised_and_measured(tools.read(path))["core"] for path in NUMBERS.values()]
+    for minutes in zip(*cores, strict=True):  # promised, measured
+        assert sum(minutes) <= 4.6 * 60
+
+
 def cell_with(notebook, text, kind="code"):
     return next(cell for cell in notebook.cells if cell.cell_type == kind and text in cell.source)
 
@@ -50,6 +56,9 @@ FAULTS = {
     "too much code": (replace("import jax", "pass\n" * 120 + "import jax", "code"), "lines of code in the core"),
     "a long cell": (replace("import jax", "pass\n" * 26 + "import jax", "code"), "lines in the longest cell"),
     "too many minutes": (replace("exercises | 25 |", "exercises | 99 |"), "minutes"),
+    "too few minutes": (replace("exercises | 25 |", "exercises | 15 |"), "the path core takes other minutes"),
+    "a long night": (replace("## The answer", "## The answer\n\n" + "word " * 500), "the path the night before"),
+    "no promise": (replace("| everything |", "| all |"), "the path everything"),
     "no title": (replace("# ", "", count=1), "not the title"),
     "no link to the answer": (replace("(#The-answer)", "(#The-question)"), "no link from the title"),
     "another set-up": (replace("try:\n    import gm_utils", "import gm_utils", "code"), "not the set-up cell"),
@@ -69,6 +78,7 @@ FAULTS = {
     "no model answer": (lambda n: replace("<details>", "")(n) or drop("| marks | point |")(n), "do not add up"),
     "a broken link": (replace("(#Further)", "(#Farther)"), "leads nowhere"),
     "a link to no file": (replace("(#Further)", "(99_nothing.ipynb)"), "leads nowhere"),
+    "a link to no section": (replace("(#Further)", "(01_generative_models.ipynb#Farther)"), "leads nowhere"),
 }
 
 
