@@ -68,8 +68,8 @@ def core(notebook: Any) -> list[Any]:
 
 
 def reading_minutes(cells: Iterable[Any], *, code: bool = True, folded: bool = False) -> float:
-    """Return how long cells take to read: 180 words and 7.5 lines of code a minute, and for each displayed formula 15 s,
-    for each figure 20 s, for each experiment a minute.
+    """Return how long cells take to read: 180 words and 7.5 lines of code a minute, 15 s a displayed
+    formula, 20 s a figure, a minute an experiment.
 
     Args:
         cells: cells of a notebook, with their outputs.
