@@ -41,7 +41,7 @@ import numpy as np
 
 BATCH = 256
 LAYERS = 5
-STEPS = {"banana": 2000, "moons": 2000, "digits": 500, "speed": 200}
+STEPS = {"banana": 2000, "moons": 2000, "digits": 500, "speed": 500}
 RATES = {"banana": 3e-3, "moons": 3e-3, "digits": 1e-3, "speed": 1e-3}
 SMOOTH = ("digits",)  # tasks on which all libraries use tanh units; on the others they use ReLU
 SAMPLES = 10_000
