@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gm_utils.validation import array_of_shape, finite, positive_int, refuse
+from gm_utils.validation import array_of_shape, finite, positive, positive_int, refuse, traced
 
 EXAMPLES_AT_A_TIME = 500  # in ``in_order``: the hidden units of so many examples stay in a core's cache
 STEPS_AT_A_TIME = 16  # in ``in_order``, at least: they share the products with what came before
@@ -33,6 +33,10 @@ def made_masks(degrees_in: Any, hidden_degrees: Sequence[Any], degrees_out: Any)
     So output d depends on no input but those of degrees 1 to d - 1. Source: Germain, Gregor, Murray and Larochelle
     (2015, arXiv:1502.03509), equations 13 and 14.
 
+    >>> into_hidden, out_of_hidden = made_masks([1, 2], [[1, 1, 1]], [1, 2])
+    >>> out_of_hidden.astype(int).tolist()
+    [[0, 1], [0, 1], [0, 1]]
+
     Args:
         degrees_in: (inputs,) whole numbers, each input's place in the order, from 1.
         hidden_degrees: one (units,) array a hidden layer, of whole numbers; none for a network without hidden units.
@@ -41,9 +45,10 @@ def made_masks(degrees_in: Any, hidden_degrees: Sequence[Any], degrees_out: Any)
     Raises:
         ValueError: for degrees that are not (units,) arrays of whole numbers.
     """
-    named = [("degrees_in", degrees_in), *((f"hidden_degrees[{k}]", d) for k, d in enumerate(hidden_degrees))]
-    degrees = [array_of_shape(what, value, ("units",)) for what, value in (*named, ("degrees_out", degrees_out))]
-    for (what, _), value in zip((*named, ("degrees_out", None)), degrees, strict=True):
+    names = ["degrees_in", *(f"hidden_degrees[{k}]" for k in range(len(hidden_degrees))), "degrees_out"]
+    given = [degrees_in, *hidden_degrees, degrees_out]
+    degrees = [array_of_shape(what, value, ("units",)) for what, value in zip(names, given, strict=True)]
+    for what, value in zip(names, degrees, strict=True):
         if not jnp.issubdtype(value.dtype, jnp.integer):
             raise refuse(what, "to be whole numbers", value.dtype)
     # Compared the other way round and transposed: ``MaskedNetwork`` transposes them back, and the compiler copies none.
@@ -74,29 +79,27 @@ class MaskedNetwork(nnx.Module):
     variable: networks of different orders share one structure, and train together in ``training.fit_many``.
     Weights and biases start uniform on +-1 / sqrt(inputs that the mask leaves).
 
+    Args:
+        degrees: (features,) whole numbers from 1; features of equal degree do not see each other.
+        hidden: the widths of the hidden layers.
+        outputs: how many outputs there are for each feature.
+        rngs: the stream ``params`` is used.
+        activation: of the hidden units, a module-level function.
+        last_scale: a factor on the last layer's initial weights and biases.
+
     Attributes:
         degrees: (features,) int32.
         weights0, biases0, weights1, ...: (fan_out, fan_in) and (fan_out,), before the mask. The last layer's rows are
             grouped by output, with the features in their own numbering inside a group.
+
+    Raises:
+        ValueError: if a width is not a whole number above zero.
     """
 
     def __init__(
         self, degrees: Any, hidden: Sequence[int], outputs: int, *, rngs: nnx.Rngs,
         activation: Callable[[jax.Array], jax.Array] = jax.nn.relu, last_scale: float = 1.0,
     ):  # fmt: skip
-        """Draw the weights.
-
-        Args:
-            degrees: (features,) whole numbers from 1; features of equal degree do not see each other.
-            hidden: the widths of the hidden layers.
-            outputs: how many outputs there are for each feature.
-            rngs: the stream ``params`` is used.
-            activation: of the hidden units, a module-level function.
-            last_scale: a factor on the last layer's initial weights and biases.
-
-        Raises:
-            ValueError: if a width is not a whole number above zero.
-        """
         degrees = np.asarray(degrees, np.int32)
         self.features, self.outputs, self.activation = len(degrees), positive_int("outputs", outputs), activation
         self.hidden = tuple(positive_int("each width of hidden", width) for width in hidden)
@@ -272,26 +275,29 @@ class MADE(nnx.Module):
 
     Source: Germain, Gregor, Murray and Larochelle (2015, arXiv:1502.03509).
 
+    >>> model = MADE(3, [8], rngs=nnx.Rngs(0))
+    >>> states = [[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+    >>> round(float(jnp.exp(model.log_prob(states)).sum()), 5)
+    1.0
+
+    Args:
+        features: how many.
+        hidden: the widths of the hidden layers; none for logistic regression on the features before.
+        order: (features,), ``order[k]`` is the feature generated k-th; None for 0, 1, 2, ...
+        rngs: the stream ``params`` is used.
+        activation: of the hidden units, a module-level function.
+
     Attributes:
         network: the ``MaskedNetwork``, one logit for each feature.
+
+    Raises:
+        ValueError: if ``features`` or a width is not a whole number above zero, or ``order`` no permutation.
     """
 
     def __init__(
         self, features: int, hidden: Sequence[int], *, order: Any = None, rngs: nnx.Rngs,
         activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
     ):  # fmt: skip
-        """Draw the weights.
-
-        Args:
-            features: how many.
-            hidden: the widths of the hidden layers; none for logistic regression on the features before.
-            order: (features,), ``order[k]`` is the feature generated k-th; None for 0, 1, 2, ...
-            rngs: the stream ``params`` is used.
-            activation: of the hidden units, a module-level function.
-
-        Raises:
-            ValueError: if ``features`` or a width is not a whole number above zero, or ``order`` no permutation.
-        """
         self.features = positive_int("features", features)
         self.network = MaskedNetwork(degrees_of(order, features), hidden, 1, rngs=rngs, activation=activation)
 
@@ -329,13 +335,12 @@ class MADE(nnx.Module):
                 other values.
         """
         n = positive_int("n", n)
-        if not isinstance(temperature, jax.core.Tracer) and not 0 < temperature < np.inf:
-            raise refuse("temperature", "to be a finite number above zero", repr(temperature))
+        temperature = jnp.asarray(positive("temperature", temperature), jnp.float32)
         known = jnp.asarray(np.full(self.features, np.nan) if known is None else known)
         known = array_of_shape("known", known, (self.features,) if known.ndim == 1 else (n, self.features))
         known = jnp.broadcast_to(known.astype(jnp.float32), (n, self.features))
         _refuse_unless_binary("known", known, "0, 1 and NaN")
-        return compiled(self, "_sample", key, jnp.asarray(temperature, jnp.float32), known)
+        return compiled(self, "_sample", key, temperature, known)
 
     def _logits(self, x: jax.Array) -> jax.Array:
         return self.network(x)[:, 0]
@@ -354,7 +359,7 @@ class MADE(nnx.Module):
 
 
 def _refuse_unless_binary(what: str, value: Any, words: str) -> None:
-    if not isinstance(value, jax.core.Tracer):
+    if not traced(value):
         array = np.asarray(value)
         wrong = array[~((array == 0) | (array == 1) | (np.isnan(array) & ("NaN" in words)))]
         if wrong.size:
@@ -374,6 +379,10 @@ def ar_log_prob(x: Any, coefficients: Any, scale: Any, *, conditional: bool = Fa
     The a_m met on the way are the partial autocorrelations; the process is stationary if and only if all lie within
     (-1, 1). Source: Brockwell and Davis (1991), sections 5.2 and 8.7; Barndorff-Nielsen and Schou (1973).
 
+    >>> (log_p,) = ar_log_prob([[0.0, 0.0]], [0.6], 0.8)  # x_1 ~ N(0, 0.8^2 / (1 - 0.6^2)), of variance 1
+    >>> print(f"{log_p:.4f} nats")
+    -1.6147 nats
+
     Args:
         x: (batch, times).
         coefficients: (p,), a_1 first; (0,) for white noise.
@@ -391,21 +400,18 @@ def ar_log_prob(x: Any, coefficients: Any, scale: Any, *, conditional: bool = Fa
     if coefficients.ndim != 1:
         raise refuse("coefficients", "of shape (p,)", coefficients.shape)
     for what, value in (("x", x), ("coefficients", coefficients)):
-        if not isinstance(value, jax.core.Tracer):
-            finite(what, value)
-    if not isinstance(scale, jax.core.Tracer) and not 0 < scale < np.inf:
-        raise refuse("scale", "to be a finite number above zero", repr(scale))
+        finite(what, value)
+    scale = jnp.asarray(positive("scale", scale), jnp.float32)
     p, times = len(coefficients), x.shape[1]
     if conditional and times <= p:
         raise refuse("x", f"to have more than {p} times", times)
-    if not conditional and not isinstance(coefficients, jax.core.Tracer):
+    if not conditional and not traced(coefficients):
         largest = max((abs(a[-1]) for a in _predictors(np.asarray(coefficients, np.float64))[1:]), default=0.0)
         if not largest < 1:
             raise refuse(
                 "coefficients", "of a stationary process, partial autocorrelations within (-1, 1)",
                 f"one of size {largest:.6g}",
             )  # fmt: skip
-    scale = jnp.asarray(scale, jnp.float32)
     return _ar_log_prob(x, coefficients.astype(jnp.float32), scale, conditional=conditional)
 
 

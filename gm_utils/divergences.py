@@ -2,6 +2,13 @@
 
 Each function is zero if and only if its two distributions are equal. In Kullback-Leibler the order of the arguments
 matters; the other two are symmetric. Values of arrays that JAX is tracing cannot be checked, only their shapes.
+
+>>> print(f"{kl_categorical([1, 0], [0.25, 0.75]):.4f} = log 4, {js_categorical([1, 0], [0, 1]):.4f} = log 2")
+1.3863 = log 4, 0.6931 = log 2
+>>> float(kl_normal(mean_q=[1.0, 2.0], std_q=[1.0, 1.0]))
+2.5
+>>> float(wasserstein_histogram([1, 0, 0], [0, 0, 1])), float(wasserstein_samples([0.0, 1.0], [4.0, 3.0]))
+(2.0, 3.0)
 """
 
 from typing import Any
@@ -10,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_utils.validation import array_of_shape, finite, refuse
+from gm_utils.validation import array_of_shape, broadcast, finite, floats, refuse, traced
 
 
 def kl_categorical(p: Any, q: Any) -> jax.Array:
@@ -65,12 +72,11 @@ def kl_normal(mean_q: Any, std_q: Any, mean_p: Any = 0.0, std_p: Any = 1.0) -> j
         ValueError: for shapes that do not broadcast, means that are not finite and deviations that are not above zero.
     """
     names = ("mean_q", "std_q", "mean_p", "std_p")
-    mean_q, std_q, mean_p, std_p = _broadcast(names, [_float(value) for value in (mean_q, std_q, mean_p, std_p)])
+    mean_q, std_q, mean_p, std_p = broadcast(names, [floats(value) for value in (mean_q, std_q, mean_p, std_p)])
     for name, value in zip(names, (mean_q, std_q, mean_p, std_p), strict=True):
-        if not _traced(value):
-            finite(name, value)
-            if name.startswith("std") and not (np.asarray(value) > 0).all():
-                raise refuse(name, "to be above zero", np.asarray(value).min())
+        finite(name, value)
+        if name.startswith("std") and not traced(value) and not (np.asarray(value) > 0).all():
+            raise refuse(name, "to be above zero", np.asarray(value).min())
     ratio = std_q / std_p
     # Near t = 1, where the terms cancel, (t - 1)(t + 1) is exact to the last digits and t^2 - 1 is not.
     terms = 0.5 * (ratio - 1) * (ratio + 1) - jnp.log(ratio) + 0.5 * ((mean_q - mean_p) / std_p) ** 2
@@ -91,8 +97,8 @@ def wasserstein_histogram(p: Any, q: Any, spacing: Any = 1.0) -> jax.Array:
         ValueError: as for ``kl_categorical``, and for another ``spacing``.
     """
     p, q = _two_distributions(p, q)
-    spacing = array_of_shape("spacing", _float(spacing), ())
-    if not _traced(spacing) and not 0 < float(spacing) < np.inf:
+    spacing = array_of_shape("spacing", floats(spacing), ())
+    if not traced(spacing) and not 0 < float(spacing) < np.inf:
         raise refuse("spacing", "to be finite and above zero", float(spacing))
     # The last difference is 1 - 1.
     return spacing * jnp.abs(jnp.cumsum(p - q, axis=-1)[..., :-1]).sum(axis=-1)
@@ -112,16 +118,14 @@ def wasserstein_samples(x: Any, y: Any) -> jax.Array:
     Raises:
         ValueError: for other shapes, values that are not finite, and traced arrays of more than one feature.
     """
-    x, y = _float(x), _float(y)
+    x, y = floats(x), floats(y)
     x = array_of_shape("x", x, ("n", "features") if x.ndim == 2 else ("n",))
     y = array_of_shape("y, as many points as x,", y, x.shape)
-    traced = _traced(x) or _traced(y)
-    if not traced:
-        finite("x", x)
-        finite("y", y)
+    finite("x", x)
+    finite("y", y)
     if x.ndim == 1 or x.shape[1] == 1:
         return jnp.abs(jnp.sort(x.reshape(-1)) - jnp.sort(y.reshape(-1))).mean()
-    if traced:
+    if traced(x, y):
         raise refuse("x and y of several features", "to be outside jit, vmap and grad", "a traced array")
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
@@ -142,12 +146,12 @@ def _kl(p: jax.Array, q: jax.Array) -> jax.Array:
 
 def _two_distributions(p: Any, q: Any) -> tuple[jax.Array, jax.Array]:
     """Check two batches of probabilities and broadcast them to one shape."""
-    p, q = _float(p), _float(q)
+    p, q = floats(p), floats(q)
     for name, value in (("p", p), ("q", q)):
         if not value.ndim or not value.size:
             raise refuse(name, "of shape (..., k) with k above zero", value.shape)
-        if not _traced(value):
-            finite(name, value)
+        finite(name, value)
+        if not traced(value):
             exact = np.asarray(value, np.float64)
             if (exact < 0).any():
                 raise refuse(name, "to be at least zero", exact.min())
@@ -157,23 +161,5 @@ def _two_distributions(p: Any, q: Any) -> tuple[jax.Array, jax.Array]:
                 raise refuse(name, "to sum to 1 over the last axis, within 1e-5", worst)
     if p.shape[-1] != q.shape[-1]:
         raise refuse("p and q", "to have last axes of one length", f"{p.shape} and {q.shape}")
-    p, q = _broadcast(("p", "q"), [p, q])
+    p, q = broadcast(("p", "q"), [p, q])
     return p, q
-
-
-def _broadcast(names: tuple[str, ...], arrays: list[jax.Array]) -> list[jax.Array]:
-    try:
-        shape = np.broadcast_shapes(*(array.shape for array in arrays))
-    except ValueError:
-        shapes = " and ".join(str(array.shape) for array in arrays)
-        raise refuse(" and ".join(names), "to have shapes that broadcast", shapes) from None
-    return [jnp.broadcast_to(array, shape) for array in arrays]
-
-
-def _float(value: Any) -> jax.Array:
-    array = jnp.asarray(value)
-    return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
-
-
-def _traced(array: jax.Array) -> bool:
-    return isinstance(array, jax.core.Tracer)

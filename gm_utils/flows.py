@@ -6,6 +6,10 @@ each also returns the log-determinant of its own Jacobian, so log p(x) = log N(u
 
 All layers of a flow have one shape, and their parameters are stacked: one loop over the layers is compiled, not every
 layer anew.
+
+>>> flow = MAF(2, layers=3, hidden=[8], rngs=nnx.Rngs(0))
+>>> flow.log_prob([[0.0, 0.0], [1.0, 2.0]]).shape
+(2,)
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +21,7 @@ import numpy as np
 from flax import nnx
 
 from gm_utils.autoregressive import Fixed, MaskedNetwork, compiled, degrees_of
-from gm_utils.validation import array_of_shape, finite, positive_int, refuse
+from gm_utils.validation import array_of_shape, finite, positive, positive_int, refuse
 
 
 class AutoregressiveLayer(nnx.Module):
@@ -26,34 +30,30 @@ class AutoregressiveLayer(nnx.Module):
     The log-determinant of ``forward`` is -sum_i log_scale_i, and ``inverse`` sets the features one after the other.
     Source: Papamakarios, Pavlakou and Murray (2017, arXiv:1705.07057), equations 3 to 5, where shift is mu and
     log_scale is alpha. To keep the layer invertible in float32, a log-scale a of the network counts as b tanh(a / b).
+    The last layer's weights start small, and so the layer near the identity.
+
+    Args:
+        features: how many.
+        hidden: the widths of the network's hidden layers.
+        order: (features,), ``order[k]`` comes k-th; None for 0, 1, 2, ...
+        rngs: the stream ``params`` is used.
+        activation: of the hidden units, a module-level function.
+        max_log_scale: the bound b.
 
     Attributes:
         network: the ``MaskedNetwork``, whose two outputs for each feature are the shift and the log-scale a.
-        max_log_scale: the bound b.
+
+    Raises:
+        ValueError: if ``features`` or a width is not a whole number above zero, ``order`` is no permutation, or the
+            bound is not above zero.
     """
 
     def __init__(
         self, features: int, hidden: Sequence[int], *, order: Any = None, rngs: nnx.Rngs,
         activation: Callable[[jax.Array], jax.Array] = jax.nn.relu, max_log_scale: float = 3.0,
     ):  # fmt: skip
-        """Draw the weights, small in the last layer: it starts near the identity.
-
-        Args:
-            features: how many.
-            hidden: the widths of the network's hidden layers.
-            order: (features,), ``order[k]`` comes k-th; None for 0, 1, 2, ...
-            rngs: the stream ``params`` is used.
-            activation: of the hidden units, a module-level function.
-            max_log_scale: see above.
-
-        Raises:
-            ValueError: if ``features`` or a width is not a whole number above zero, ``order`` is no permutation, or
-                the bound is not above zero.
-        """
         self.features = positive_int("features", features)
-        if not 0 < max_log_scale < np.inf:
-            raise refuse("max_log_scale", "to be a finite number above zero", repr(max_log_scale))
-        self.max_log_scale = float(max_log_scale)
+        self.max_log_scale = float(positive("max_log_scale", max_log_scale))
         degrees = self._degrees(degrees_of(order, features))
         self.network = MaskedNetwork(degrees, hidden, 2, rngs=rngs, activation=activation, last_scale=0.01)
 
@@ -155,9 +155,22 @@ class MAF(nnx.Module):
     Density in one pass, samples feature by feature. Source: Papamakarios, Pavlakou and Murray (2017,
     arXiv:1705.07057).
 
+    Args:
+        features: how many.
+        layers: how many.
+        hidden: the widths of the hidden layers of each layer's network.
+        order: (features,), of the layer next to the data, and reversed from each layer to the next; or one for each
+            layer, (layers, features). ``order[k]`` is the feature generated k-th; None for 0, 1, 2, ...
+        rngs: the stream ``params`` is used.
+        activation: of the hidden units, a module-level function.
+        max_log_scale: the bound on a layer's log-scales.
+
     Attributes:
         stack: all layers as one module, each parameter with a leading axis of layers; ``layer(k)`` takes one out.
         mean, std: (features,), the fixed change of scale in front of the layers; see ``standardise``.
+
+    Raises:
+        ValueError: as ``AutoregressiveLayer``, or if ``layers`` is not a whole number above zero.
     """
 
     layer_type: type[AutoregressiveLayer] = AutoregressiveLayer
@@ -166,21 +179,6 @@ class MAF(nnx.Module):
         self, features: int, layers: int, hidden: Sequence[int], *, order: Any = None, rngs: nnx.Rngs,
         activation: Callable[[jax.Array], jax.Array] = jax.nn.relu, max_log_scale: float = 3.0,
     ):  # fmt: skip
-        """Draw the weights.
-
-        Args:
-            features: how many.
-            layers: how many.
-            hidden: the widths of the hidden layers of each layer's network.
-            order: (features,), of the layer next to the data, and reversed from each layer to the next; or one for
-                each layer, (layers, features). ``order[k]`` is the feature generated k-th; None for 0, 1, 2, ...
-            rngs: the stream ``params`` is used.
-            activation: of the hidden units, a module-level function.
-            max_log_scale: the bound on a layer's log-scales.
-
-        Raises:
-            ValueError: as ``AutoregressiveLayer``, or if ``layers`` is not a whole number above zero.
-        """
         self.features, self.layers = positive_int("features", features), positive_int("layers", layers)
         made = [
             self.layer_type(features, hidden, order=one, rngs=rngs, activation=activation, max_log_scale=max_log_scale)
@@ -227,7 +225,7 @@ class MAF(nnx.Module):
         Raises:
             ValueError: for an ``x`` of another shape.
         """
-        u, log_det, _ = compiled(self, "_forward", _columns("x", x, self.features))
+        u, log_det = compiled(self, "_forward", _columns("x", x, self.features))
         return u.T, log_det
 
     def inverse(self, u: Any) -> tuple[jax.Array, jax.Array]:
@@ -238,15 +236,6 @@ class MAF(nnx.Module):
         """
         x, log_det = compiled(self, "_inverse", _columns("u", u, self.features))
         return x.T, log_det
-
-    def path(self, x: Any) -> jax.Array:
-        """Return ``x`` and what it becomes after each layer, (layers + 1, batch, features), noise last.
-
-        Raises:
-            ValueError: for an ``x`` of another shape than (batch, features).
-        """
-        x = _columns("x", x, self.features)
-        return jnp.concatenate([x[None], compiled(self, "_forward", x)[2]]).swapaxes(1, 2)
 
     def log_prob(self, x: Any) -> jax.Array:
         """Return the log density in nats, (batch,), at ``x`` of shape (batch, features).
@@ -264,18 +253,18 @@ class MAF(nnx.Module):
         """
         return compiled(self, "_sample", key, n=positive_int("n", n))
 
-    def _forward(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _forward(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         graphdef, state = nnx.split(self.stack)
 
-        def step(carry: tuple[jax.Array, jax.Array], layer: Any) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        def step(carry: tuple[jax.Array, jax.Array], layer: Any) -> tuple[tuple[jax.Array, jax.Array], None]:
             u, change = nnx.merge(graphdef, layer)._forward(carry[0])
-            return (u, carry[1] + change), u
+            return (u, carry[1] + change), None
 
         std = self.std[...]
         start = (x - self.mean[...][:, None]) / std[:, None], jnp.broadcast_to(-jnp.log(std).sum(), x.shape[1:])
         # Unrolled in the compiled code: training is a sixth faster, and compiles in little more time.
-        (u, log_det), path = jax.lax.scan(step, start, state, unroll=self.layers)
-        return u, log_det, path
+        (u, log_det), _ = jax.lax.scan(step, start, state, unroll=self.layers)
+        return u, log_det
 
     def _inverse(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         graphdef, state = nnx.split(self.stack)
@@ -290,7 +279,7 @@ class MAF(nnx.Module):
         return x * std[:, None] + self.mean[...][:, None], log_det
 
     def _log_prob(self, x: jax.Array) -> jax.Array:
-        u, log_det, _ = self._forward(x)
+        u, log_det = self._forward(x)
         return log_det - 0.5 * (u**2).sum(axis=0) - float(0.5 * self.features * np.log(2 * np.pi))
 
     def _sample(self, key: jax.Array, *, n: int) -> jax.Array:

@@ -3,6 +3,14 @@
 A discriminator returns *logits* a, with D(x) = sigmoid(a(x)) the probability that x is real. A critic returns *scores*
 without a range. All losses are means over the batch. On logits log D = -softplus(-a) and log(1 - D) = -softplus(a):
 values and gradients stay finite where D itself rounds to 0 or 1.
+
+>>> fooled = jnp.zeros(4)  # D = 1/2
+>>> print(f"{minimax_generator_loss(fooled):.4f}, {nonsaturating_generator_loss(fooled):.4f} = log 2")
+-0.6931, 0.6931 = log 2
+>>> print(f"{discriminator_loss(fooled, fooled):.4f} = log 4, {optimal_discriminator(0.25, 0.75):.2f}")
+1.3863 = log 4, 0.25
+>>> float(critic_loss([3.0, 5.0], [1.0])), float(gradient_penalty(jax.random.key(0), lambda x: 3 * x, [[1.0]], [[2.0]]))
+(-3.0, 4.0)
 """
 
 from collections.abc import Callable
@@ -12,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_utils.validation import refuse
+from gm_utils.validation import broadcast, refuse, traced
 
 
 def discriminator_loss(real_logits: Any, fake_logits: Any) -> jax.Array:
@@ -142,16 +150,12 @@ def optimal_discriminator(p: Any, q: Any) -> jax.Array:
     for name, value in (("p", p), ("q", q)):
         array = jnp.asarray(value)
         array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
-        if not isinstance(array, jax.core.Tracer):
+        if not traced(array):
             good = np.isfinite(array) & (np.asarray(array) >= 0)
             if not good.all():
                 raise refuse(name, "to be finite and at least zero", np.asarray(array)[~good][0])
         arrays.append(array)
-    try:
-        p, q = jnp.broadcast_arrays(*arrays)
-    except ValueError:
-        shapes = " and ".join(str(array.shape) for array in arrays)
-        raise refuse("p and q", "to have shapes that broadcast", shapes) from None
+    p, q = broadcast(("p", "q"), arrays)
     # p + q of two tiny or two huge densities would leave a float's range. D* does not depend on a common scale.
     largest = jax.lax.stop_gradient(jnp.maximum(p, q))
     possible = largest > 0

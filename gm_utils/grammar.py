@@ -2,6 +2,10 @@
 
 The grammar is a graph of words. Spelt out it becomes a Markov chain whose states are places in the graph, and in which
 the next character settles the next state. So every entropy below is a finite sum, and nothing is estimated.
+
+>>> coin = Grammar({"toss": [(0.5, "heads ", "toss"), (0.5, "tails ", "toss")]})
+>>> print(f"{coin.entropy_bits():.4f}, {coin.score_bits('heads tails ', order=6):.4f}: a bit for six letters")
+0.1667, 0.1667: a bit for six letters
 """
 
 import math
@@ -63,6 +67,9 @@ class Grammar:
 
         With ``order`` the writer is no longer the grammar, but the best model that remembers ``order`` characters. It
         starts from a context of the grammar, drawn as often as it comes.
+
+        Raises:
+            ValueError: for an ``n`` that is no whole number above zero, and an ``order`` that is none from zero on.
         """
         uniform = np.asarray(jax.random.uniform(key, (positive_int("n", n) + 1,)), float).tolist()
         if order is None:
@@ -82,7 +89,11 @@ class Grammar:
         return self.encode(text[order:])
 
     def decode(self, codes: Any) -> str:
-        """Return the text of an array of codes, (n,)."""
+        """Return the text of an array of codes, (n,).
+
+        Raises:
+            ValueError: for codes of another shape or kind, and for codes outside of the alphabet.
+        """
         return "".join(self.alphabet[code] for code in self._codes(codes))
 
     def encode(self, text: str) -> jax.Array:
@@ -115,6 +126,9 @@ class Grammar:
 
         A row divided by its sum is the best prediction that ``order`` characters of memory allow. Contexts that never
         occur are left out. The table grows exponentially with ``order``.
+
+        Raises:
+            ValueError: for an ``order`` that is no whole number from zero on.
         """
         if order:
             positive_int("order", order)
@@ -154,6 +168,9 @@ class Grammar:
         """Return the score on a text (or its codes) of the best model with that memory, in bits per character.
 
         The first ``order`` characters only serve as a context; inf if a context or a character cannot come.
+
+        Raises:
+            ValueError: as ``log_prob``, and for a text that is not longer than ``order``.
         """
         text, table = self.decode(codes), self.contexts(order)
         if len(text) <= order:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_utils.validation import array_of_shape, finite, positive_int, refuse
+from gm_utils.validation import array_of_shape, finite, positive, positive_int, refuse, traced
 
 
 class Mixture(NamedTuple):
@@ -19,6 +19,10 @@ class Mixture(NamedTuple):
 
     A component of weight zero takes no part, whatever its mean; its covariance must still be positive definite. So
     mixtures of different sizes can share one shape, and one compilation.
+
+    >>> two = Mixture(jnp.array([0.5, 0.5]), jnp.array([[-1.0], [1.0]]), jnp.ones((2, 1, 1)))
+    >>> two.responsibilities([[0.0]]).tolist()
+    [[0.5, 0.5]]
 
     Attributes:
         weights: (k,), from 0 to 1, of sum 1.
@@ -100,16 +104,16 @@ def fit_mixture(
     rows = array_of_shape("row_weights", jnp.ones(n) if row_weights is None else row_weights, (n,))
     steps = positive_int("steps", steps)
     for what, value in (("x", x), ("means", means), ("weights", weights), ("covariances", covariances)):
-        if not _traced(value):
-            finite(what, value)
-    if not _traced(weights) and (np.min(weights) < 0 or abs(np.sum(weights) - 1) > 1e-4):
+        finite(what, value)
+    if not traced(weights) and (np.min(weights) < 0 or abs(np.sum(weights) - 1) > 1e-4):
         raise refuse("weights", "to be zero or more, of sum 1", np.asarray(weights).tolist())
-    if not _traced(rows) and not (np.min(rows) >= 0 and 0 < np.sum(rows) < np.inf):
+    if not traced(rows) and not (np.min(rows) >= 0 and 0 < np.sum(rows) < np.inf):
         raise refuse("row_weights", "to be zero or more, and not all zero", np.asarray(rows).tolist())
-    if not _traced(covariances):
+    if not traced(covariances):
         _check_covariances(np.asarray(covariances))
     start = Mixture(*(part.astype(jnp.float32) for part in (weights, means, covariances)))
-    return _em(start, x.astype(jnp.float32), rows.astype(jnp.float32), _checked_floor(floor), steps=steps)
+    least = jnp.asarray(positive("floor", floor), jnp.float32)
+    return _em(start, x.astype(jnp.float32), rows.astype(jnp.float32), least, steps=steps)
 
 
 def fit_classes(x: Any, labels: Any, *, classes: int, floor: float) -> Mixture:
@@ -130,23 +134,13 @@ def fit_classes(x: Any, labels: Any, *, classes: int, floor: float) -> Mixture:
     x = array_of_shape("x", x, ("n", "d"))
     labels = array_of_shape("labels", labels, (x.shape[0],))
     classes = positive_int("classes", classes)
-    if not _traced(x):
-        finite("x", x)
+    finite("x", x)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise refuse("labels", "to be whole numbers", labels.dtype)
-    if not _traced(labels) and (np.min(labels) < 0 or np.max(labels) >= classes):
+    if not traced(labels) and (np.min(labels) < 0 or np.max(labels) >= classes):
         raise refuse("labels", f"from 0 to {classes - 1}", f"{np.min(labels)} to {np.max(labels)}")
-    return _class_fit(x.astype(jnp.float32), labels, _checked_floor(floor), classes=classes)
-
-
-def _traced(*arrays: Any) -> bool:
-    return any(isinstance(array, jax.core.Tracer) for array in arrays)
-
-
-def _checked_floor(floor: Any) -> jax.Array:
-    if not _traced(floor) and not 0 < floor < np.inf:
-        raise refuse("floor", "to be a finite number above zero", repr(floor))
-    return jnp.asarray(floor, jnp.float32)
+    least = jnp.asarray(positive("floor", floor), jnp.float32)
+    return _class_fit(x.astype(jnp.float32), labels, least, classes=classes)
 
 
 def _check_covariances(covariances: np.ndarray) -> None:
@@ -208,9 +202,7 @@ def _m_step(old: Mixture, x: jax.Array, counts: jax.Array, floor: jax.Array) -> 
 
 
 @functools.partial(jax.jit, static_argnames="steps")
-def _em(
-    start: Mixture, x: jax.Array, rows: jax.Array, floor: jax.Array, *, steps: int
-) -> tuple[Mixture, jax.Array]:
+def _em(start: Mixture, x: jax.Array, rows: jax.Array, floor: jax.Array, *, steps: int) -> tuple[Mixture, jax.Array]:
     def expect(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
         joint = _log_joint(mixture, x)
         log_p = jax.nn.logsumexp(joint, axis=1)

@@ -15,6 +15,10 @@ def float64() -> Iterator[None]:
     Arrays made outside the block keep their 32 bits: convert them inside, with ``jnp.asarray(x, float)``. A function
     that was jitted before is compiled anew in the block. JAX has moved this switch: newer versions call it
     ``jax.enable_x64``, older ones ``jax.experimental.enable_x64``.
+
+    >>> with float64():
+    ...     print(jax.numpy.asarray(0.1).dtype)
+    float64
     """
     home: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
     with home.enable_x64(True):

@@ -1,4 +1,12 @@
-"""Forward sampling of a binary Bayesian network, conditioning it by sampling, and importance sampling."""
+"""Forward sampling of a binary Bayesian network, conditioning it by sampling, and importance sampling.
+
+>>> net = BayesNet({"rain": ((), 0.2), "wet": (("rain",), [0.1, 0.9])})
+>>> round(net.probability({"rain": 1}, {"wet": 1}), 4)
+0.6923
+>>> draws, log_weights = net.likelihood_weighting(jax.random.key(0), 10_000, evidence={"wet": 1})
+>>> bool(abs(importance_estimate(draws["rain"], log_weights).value - 0.6923) < 0.02)
+True
+"""
 
 import functools
 import graphlib
@@ -9,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_utils.validation import array_of_shape, positive_int, refuse
+from gm_utils.validation import array_of_shape, positive_int, refuse, traced
 
 _FREE = -1  # stands for "not observed" in a vector of evidence
 _LARGEST_LOG = 80.0  # exp(80) = 5.5e34 and exp(-80) = 1.8e-35 both leave room in float32
@@ -58,7 +66,7 @@ class BayesNet:
             self._log_tables = np.stack([np.log1p(-flat), np.log(flat)], axis=-1).astype(np.float32)
 
     def forward_sample(self, key: jax.Array, n: int) -> dict[Any, jax.Array]:
-        """Draw ``n`` joint samples, each node given its parents' draws, in topological order.
+        """Draw ``n`` joint samples, each node given its parents' draws, in topological order; ``n`` is above zero.
 
         Ancestral sampling, called logic sampling by Henrion (1988, "Propagating uncertainty in Bayesian networks by
         probabilistic logic sampling"). Probabilities are resolved to 2**-31; zero and one are exact.
@@ -140,7 +148,7 @@ class BayesNet:
         if len(shapes) != 1 or len(next(iter(shapes))) != 1:
             raise refuse("assignment", "of arrays of one shape (n,)", sorted(shapes))
         for node, column in assignment.items():
-            if not _traced(column) and not np.isin(np.asarray(column), (0, 1)).all():
+            if not traced(column) and not np.isin(np.asarray(column), (0, 1)).all():
                 raise refuse(f"the values of {node!r}", "to be 0 or 1", np.unique(np.asarray(column)).tolist())
         ((n,),) = shapes
         size = _batch(n, *assignment.values())
@@ -317,7 +325,7 @@ def importance_estimate(values: Any, log_weights: Any, *, self_normalised: bool 
     shape = np.shape(values)
     if len(shape) not in (1, 2) or shape[0] != n:
         raise refuse("values", f"of shape ({n},) or ({n}, k), as there are {n} log_weights", shape)
-    if not _traced(values, log_weights):
+    if not traced(values, log_weights):
         used = np.asarray(values)[np.asarray(log_weights) > -np.inf]
         if not np.isfinite(used).all():
             raise refuse("values", "to be finite wherever the weight is above zero", used[~np.isfinite(used)][0])
@@ -354,18 +362,14 @@ def effective_sample_size(log_weights: Any) -> jax.Array:
     return _ess(_padded(log_weights, float, size, fill=-np.inf))
 
 
-def _traced(*arrays: Any) -> bool:
-    return any(isinstance(array, jax.core.Tracer) for array in arrays)
-
-
 def _batch(n: int, *arrays: Any) -> int:
     """Return the power of two to pad n draws to, so that a slider over n hardly ever compiles; n if JAX traces them."""
-    return n if _traced(*arrays) else max(_SMALLEST_BATCH, 2 ** (n - 1).bit_length())
+    return n if traced(*arrays) else max(_SMALLEST_BATCH, 2 ** (n - 1).bit_length())
 
 
 def _padded(array: Any, dtype: Any, size: int, *, fill: float) -> Any:
     """Return ``array`` as ``dtype`` (``float``: JAX's float), padded to ``size`` along its first axis."""
-    if _traced(array):
+    if traced(array):
         return array.astype(dtype)
     array = np.asarray(array)
     padded = np.full((size, *array.shape[1:]), fill, jax.dtypes.canonicalize_dtype(dtype))
@@ -375,13 +379,13 @@ def _padded(array: Any, dtype: Any, size: int, *, fill: float) -> Any:
 
 def _first(array: jax.Array, n: int) -> jax.Array:
     """Return the first n entries; through NumPy, where no length needs compiling."""
-    return array[:n] if _traced(array) else jax.device_put(np.asarray(array)[:n])
+    return array[:n] if traced(array) else jax.device_put(np.asarray(array)[:n])
 
 
 def _check_log_weights(log_weights: Any) -> int:
     """Return the number of log weights, or refuse them."""
     n = array_of_shape("log_weights", log_weights, ("n",)).shape[0]
-    if not _traced(log_weights):
+    if not traced(log_weights):
         concrete = np.asarray(log_weights)
         bad = int((np.isnan(concrete) | (concrete == np.inf)).sum())
         if bad:

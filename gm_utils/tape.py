@@ -194,6 +194,9 @@ def finite_difference(f: Callable[[np.ndarray], Any], x: Any, *, step: float | N
     Takes two calls of ``f`` for each entry, in the dtype of ``x``: in float64 some ten digits can be right, in float32
     about four.
 
+    >>> finite_difference(lambda x: (x**2).sum(), [1.0, 2.0]).round(6).tolist()
+    [2.0, 4.0]
+
     Args:
         f: takes an array like ``x`` and returns a scalar (a number, an array of shape () or a ``Var``).
         x: real numbers of any shape; whole numbers become float64.

@@ -2,6 +2,11 @@
 
 The prior is p(z) = N(0, I) and q(z | x) = N(mean, diag(exp(log_var))), with mean and log_var from the encoder.
 Kingma and Welling (2014, arXiv:1312.6114); Rezende, Mohamed and Wierstra (2014, arXiv:1401.4082).
+
+>>> model, x = VAE(4, 2, [8], rngs=nnx.Rngs(0)), jnp.ones((3, 4))
+>>> mean, log_var = model.encode(x)
+>>> mean.shape, kl_to_prior(mean, log_var).shape, model.decode(mean).shape
+((3, 2), (3, 2), (3, 4))
 """
 
 import math
@@ -14,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gm_utils.validation import array_of_shape, positive_int, refuse
+from gm_utils.validation import array_of_shape, positive_int, refuse, traced
 
 
 class VAE(nnx.Module):
@@ -41,13 +46,21 @@ class VAE(nnx.Module):
         self.decoder = _network([latent, *widths[::-1], features], rngs)
 
     def encode(self, x: Any) -> tuple[jax.Array, jax.Array]:
-        """Return mean and log variance of q(z | x), each (batch, latent), for ``x`` of shape (batch, features)."""
+        """Return mean and log variance of q(z | x), each (batch, latent), for ``x`` of shape (batch, features).
+
+        Raises:
+            ValueError: for an ``x`` of another shape.
+        """
         mean, log_var = jnp.split(self.encoder(self._x(x)), 2, axis=-1)
         return mean, log_var
 
     def decode(self, z: Any) -> jax.Array:
-        """Return the logits of p(x_i = 1 | z), (batch, features), for ``z`` of shape (batch, latent)."""
-        return self.decoder(self._z(z))
+        """Return the logits of p(x_i = 1 | z), (batch, features), for ``z`` of shape (batch, latent).
+
+        Raises:
+            ValueError: for a ``z`` of another shape.
+        """
+        return self.decoder(array_of_shape("z", jnp.asarray(z, jnp.float32), ("batch", self.sizes[1])))
 
     def log_likelihood(self, x: Any, z: Any) -> jax.Array:
         """Return log p(x | z) in nats, (batch,): a Bernoulli term for each feature. Override for other data."""
@@ -116,14 +129,11 @@ class VAE(nnx.Module):
         return jax.random.bernoulli(key_x, jax.nn.sigmoid(self.decode(z))).astype(jnp.float32)
 
     def _x(self, x: Any) -> jax.Array:
-        return array_of_shape("x", _float(x), ("batch", self.sizes[0]))
-
-    def _z(self, z: Any) -> jax.Array:
-        return array_of_shape("z", _float(z), ("batch", self.sizes[1]))
+        return array_of_shape("x", jnp.asarray(x, jnp.float32), ("batch", self.sizes[0]))
 
     def _observed(self, x: Any) -> jax.Array:
         x = self._x(x)
-        if not isinstance(x, jax.core.Tracer):
+        if not traced(x):
             values = np.asarray(x)
             other = values[(values != 0) & (values != 1)]
             if other.size:
@@ -161,7 +171,7 @@ def active_units(mean: Any, threshold: float = 0.01) -> jax.Array:
     Raises:
         ValueError: for another shape.
     """
-    return array_of_shape("mean", _float(mean), ("batch", "latent")).var(axis=0) > threshold
+    return array_of_shape("mean", jnp.asarray(mean, jnp.float32), ("batch", "latent")).var(axis=0) > threshold
 
 
 def _network(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.Sequential:
@@ -175,7 +185,3 @@ def _network(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.Sequential:
 def _log_normal(gap: jax.Array, log_var: jax.Array) -> jax.Array:
     """Return the log density of N(0, diag(exp(log_var))) at ``gap``, summed over the last axis."""
     return -0.5 * (gap**2 * jnp.exp(-log_var) + log_var + math.log(2 * math.pi)).sum(axis=-1)
-
-
-def _float(value: Any) -> jax.Array:
-    return jnp.asarray(value, jnp.float32)

@@ -2,6 +2,10 @@
 
 A ``log_joint`` is log p(x, z) as a function of z alone, the data x being fixed: it takes a batch of z, shape (n, d),
 and returns n numbers in nats. The approximation of the two gradients is q(z) = N(mean, diag(exp(log_std))^2).
+
+>>> mean, (first, second) = mean_field_gaussian([0.0, 0.0], [[1.0, 0.6], [0.6, 1.0]])
+>>> print(f"{first:.4f} = 1 - 0.6^2: too narrow")
+0.6400 = 1 - 0.6^2: too narrow
 """
 
 import math
@@ -13,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_utils.validation import array_of_shape, finite, positive_int, refuse
+from gm_utils.validation import array_of_shape, finite, floats, positive_int, refuse, traced
 
 LogDensity = Callable[[jax.Array], jax.Array]
 
@@ -31,7 +35,8 @@ def elbo(log_joint: LogDensity, log_q: LogDensity, samples: Any) -> jax.Array:
     Raises:
         ValueError: for samples of another shape, and for functions that do not return one number for each.
     """
-    samples = array_of_shape("samples", _float(samples), ("n", "d"))
+    drawn = samples if isinstance(samples, jax.Array) else floats(samples)  # whole numbers of a discrete z stay whole
+    samples = array_of_shape("samples", drawn, ("n", "d"))
     return (_values("log_joint", log_joint, samples) - _values("log_q", log_q, samples)).mean()
 
 
@@ -50,13 +55,13 @@ def mean_field_gaussian(mean: Any, covariance: Any, direction: str = "reverse") 
         ValueError: for shapes that do not fit, values that are not finite, a matrix that is no covariance, another
             direction. The values of traced arrays cannot be checked, only their shapes.
     """
-    mean = array_of_shape("mean", _float(mean), ("d",))
-    covariance = array_of_shape("covariance", _float(covariance), (mean.size, mean.size))
+    mean = array_of_shape("mean", floats(mean), ("d",))
+    covariance = array_of_shape("covariance", floats(covariance), (mean.size, mean.size))
     if direction not in ("reverse", "forward"):
         raise refuse("direction", "to be 'reverse' or 'forward'", repr(direction))
-    if not _traced(mean, covariance):
-        finite("mean", mean)
-        finite("covariance", covariance)
+    finite("mean", mean)
+    finite("covariance", covariance)
+    if not traced(covariance):
         matrix = np.asarray(covariance, dtype=np.float64)
         if not np.allclose(matrix, matrix.T, rtol=1e-5) or np.linalg.eigvalsh(matrix).min() <= 0:
             raise refuse("covariance", "to be symmetric and positive definite", matrix.tolist())
@@ -144,13 +149,12 @@ def metropolis(
     Raises:
         ValueError: for shapes that do not fit, a scale that is not above zero, no step, and a start of density zero.
     """
-    start = array_of_shape("start", _float(start), ("chains", "d"))
+    start = array_of_shape("start", floats(start), ("chains", "d"))
     positive_int("steps", steps)
-    if not _traced(scale) and not 0 < float(scale) < np.inf:
+    if not traced(scale) and not 0 < float(scale) < np.inf:
         raise refuse("scale", "to be finite and above zero", scale)
     density = _values("log_prob", log_prob, start)
-    if not _traced(density):
-        finite("log_prob(start)", density)
+    finite("log_prob(start)", density)
     return _chains(key, log_prob, start, jnp.asarray(scale, start.dtype), steps)
 
 
@@ -195,12 +199,10 @@ def _chains(
     return draws, accepted.mean(axis=0)
 
 
-def _reparameterised(
-    key: jax.Array, mean: Any, log_std: Any, samples: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _reparameterised(key: jax.Array, mean: Any, log_std: Any, samples: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the draws and their noise, (samples, d), and the standard deviations, (d,)."""
-    mean = array_of_shape("mean", _float(mean), ("d",))
-    std = jnp.exp(array_of_shape("log_std", _float(log_std), mean.shape))
+    mean = array_of_shape("mean", floats(mean), ("d",))
+    std = jnp.exp(array_of_shape("log_std", floats(log_std), mean.shape))
     noise = jax.random.normal(key, (positive_int("samples", samples), mean.size))
     return mean[None] + std[None] * noise, noise, std[None]
 
@@ -210,11 +212,3 @@ def _values(name: str, function: LogDensity, points: jax.Array) -> jax.Array:
     if values.shape != points.shape[:1]:
         raise refuse(f"{name} of {points.shape} points", f"of shape {points.shape[:1]}", values.shape)
     return values
-
-
-def _float(value: Any) -> jax.Array:
-    return value if isinstance(value, jax.Array) else jnp.asarray(value, dtype=jnp.float32)
-
-
-def _traced(*values: Any) -> bool:
-    return any(isinstance(value, jax.core.Tracer) for value in values)
