@@ -61,7 +61,7 @@ class Rules(NamedTuple):
     takes_key: tuple[bool, ...]
     turns: tuple[int, ...]  # the player of each update, over and over
     project: Callable[..., None] | None  # of the first player in turns, after each of its updates
-    names: tuple[str, ...]  # of the players, for messages
+    names: tuple[str, ...]  # of the players
 
 
 class Job(NamedTuple):
@@ -158,12 +158,18 @@ def chunk(
 
 
 class Runner:
-    """Calls the chunk until the run is over; ``good`` is a state that has passed its test, at any moment."""
+    """Calls the chunk until the run is over; ``good`` is a state that has passed its test, at any moment.
 
-    def __init__(
-        self, job: Job, graphdef: Any, state: Any, *, first: int = 0, members: int | None = None, settings: Any = None
-    ):
-        self.job, self.first, self.settings = job, first, settings
+    Each of ``groups`` holds a member's models, then their optimizers. Of ``many`` members, equal in structure, all run
+    side by side, and start afresh; a single one goes on with the minibatches where its first optimizer stands.
+    """
+
+    def __init__(self, job: Job, groups: Sequence[tuple[Any, ...]], *, many: bool, settings: Any) -> None:
+        self.job, self.groups, self.many, self.settings = job, groups, many, settings
+        steps_before = 0 if many else int(groups[0][len(job.rules.losses)].step[...])
+        self.first = steps_before * len(job.rules.turns)
+        graphdef, state = _split_members(groups) if many else nnx.split(groups[0])
+        members = len(groups) if many else None
         self.fixed = {"graphdef": graphdef, "rules": job.rules, "members": members, "sharding": job.sharding}
         shape = () if members is None else (members,)
         firsts = np.full((*shape, len(job.rules.losses)), np.nan, np.float32)
@@ -179,7 +185,8 @@ class Runner:
         """Return the good losses of all updates, (updates,) or (members, updates), else NaN; and who was stopped.
 
         The second value names for each member refused the update and the reason. ``watch`` is called with the number
-        of rounds done, after none and after each ``every`` of them; ``good`` is then the state at that moment.
+        of rounds done, after none and after each ``every`` of them; the models then hold their state of that moment.
+        When the run ends, in whatever way, they hold their last good state.
         """
         job, turns = self.job, self.job.rules.turns
         capacity = max(64, min(4096, 2**20 // job.batch_size))  # of the rows drawn: at most some megabytes
@@ -193,7 +200,7 @@ class Runner:
         _give_back_memory()
         try:
             if watch is not None:
-                watch(0)
+                watch(0)  # the models still hold the state that they came with
             while good_at < (goal := int(limits.max())):
                 began = time.perf_counter()
                 end = min(done + length, goal)
@@ -222,10 +229,12 @@ class Runner:
                 self.good, good_at = (after, end) if tested else (now, done)
                 now, done = after, end
                 if watch is not None and done % rhythm == 0:
+                    self._put_back()
                     watch(done // len(turns))
                 if bar is not None:
                     bar.show(min(done // len(turns), job.steps), float(np.mean(losses[done - 1])))
         finally:
+            self._put_back()
             if bar is not None:
                 bar.clear()
             _give_back_memory()
@@ -240,7 +249,8 @@ class Runner:
         for member, update in enumerate(np.atleast_1d(after.refused).tolist()):
             if update != NEVER:
                 player = rules.turns[update % len(rules.turns)]
-                whose, value = rules.names[player], values[update - start, member]
+                whose = f"the {rules.names[player]}'s" if len(rules.names) > 1 else "its"
+                value = values[update - start, member]
                 limit = self.job.limit * (1.0 + abs(float(firsts[member, player])))
                 if not np.isfinite(value):
                     reason = f"{whose} loss is {value}"
@@ -250,6 +260,18 @@ class Runner:
                     reason = f"{whose} loss is {value:.6g} but its gradient is not finite"
                 refused[member] = update, reason
         return refused
+
+    def _put_back(self) -> None:
+        """Write the good state back into the models; the optimizers of ``many`` members end with the run."""
+        state = self.good.state
+        if not self.many:
+            nnx.update(self.groups[0], state)
+            return
+        players = len(self.job.rules.losses)
+        # Of plain dicts: flax 0.11 cannot read a State that holds States.
+        leaves, structure = jax.tree.flatten(nnx.State({k: state.raw_mapping[k] for k in range(players)}))
+        for group, values in zip(self.groups, zip(*map(_unstack, leaves), strict=True), strict=True):
+            nnx.update(group[:players], jax.tree.unflatten(structure, values))
 
 
 def _give_back_memory() -> None:
@@ -333,10 +355,10 @@ def takes_key(loss: Callable[..., jax.Array], models: str, *, with_setting: bool
     return count == 3
 
 
-def split_members(groups: Sequence[Sequence[Any]]) -> tuple[Any, Any]:
+def _split_members(groups: Sequence[tuple[Any, ...]]) -> tuple[Any, Any]:
     """Split each member's models and optimizers, and stack the states; refuse members that differ."""
-    graphdefs, states = zip(*map(nnx.split, map(tuple, groups)), strict=True)
-    models = [tuple(one for one in group if not isinstance(one, nnx.Optimizer)) for group in groups]
+    graphdefs, states = zip(*map(nnx.split, groups), strict=True)
+    models = [group[: len(group) // 2] for group in groups]
     shapes = [[leaf.shape for leaf in jax.tree.leaves(nnx.state(group))] for group in models]
     for member in range(1, len(groups)):
         if shapes[member] != shapes[0]:
@@ -347,15 +369,6 @@ def split_members(groups: Sequence[Sequence[Any]]) -> tuple[Any, Any]:
                 f"another structure in {member}",
             )  # fmt: skip
     return graphdefs[0], jax.tree.map(lambda *leaves: _stack(leaves), *states)
-
-
-def put_back(groups: Sequence[Sequence[Any]], state: Any) -> None:
-    """Write the models' part of a stacked state back into them; the optimizers, last in a group, end with the run."""
-    models = [tuple(one for one in group if not isinstance(one, nnx.Optimizer)) for group in groups]
-    # Of plain dicts: flax 0.11 cannot read a State that holds States.
-    leaves, structure = jax.tree.flatten(nnx.State({k: state.raw_mapping[k] for k in range(len(models[0]))}))
-    for own, values in zip(models, zip(*map(_unstack, leaves), strict=True), strict=True):
-        nnx.update(own, jax.tree.unflatten(structure, values))
 
 
 def _stack(leaves: Sequence[jax.Array]) -> jax.Array:

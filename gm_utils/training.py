@@ -2,6 +2,13 @@
 
 All four share one loop (see ``loop``). It is compiled once for the models' structure, the losses and the optax
 objects: reuse these objects, and a second run starts at once, whatever its number of steps.
+
+>>> def loss(model, batch):
+...     return ((model(batch) - 3 * batch) ** 2).mean()
+>>> model, x = nnx.Linear(1, 1, rngs=nnx.Rngs(0)), jnp.linspace(-1, 1, 64)[:, None]
+>>> losses = fit(model, loss, x, key=jax.random.key(0), steps=300, batch_size=16, optimizer=optax.adam(0.1))
+>>> losses.shape, bool(losses[-1] < 1e-3 < losses[0])
+((300,), True)
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +20,14 @@ import numpy as np
 import optax
 from flax import nnx
 
-from gm_utils.loop import Job, Rules, Runner, minibatch, prepare, put_back, settings_of, split_members, takes_key
+from gm_utils.loop import Job, Rules, Runner, minibatch, prepare, settings_of, takes_key
 from gm_utils.validation import positive_int, refuse
 
 __all__ = ["Diverged", "fit", "fit_adversarial", "fit_adversarial_many", "fit_many", "minibatch"]
 
 Loss: TypeAlias = Callable[..., jax.Array]
 Optimizer: TypeAlias = optax.GradientTransformation | nnx.Optimizer
+_ADVERSARIES = ("generator", "discriminator")
 
 
 class Diverged(RuntimeError):
@@ -91,27 +99,11 @@ def fit(
             not divisible over the mesh; a model without parameters; a loss of a wrong signature or not scalar.
         Diverged: when a step is refused by the rule above.
     """
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes Python and array types
-        _refuse_other_than_modules("model", [model])
-        own = _started(model, optimizer)
-        rules = _rules_of_one(loss, project, with_setting=False)
-        job = prepare(rules, data, key, steps, batch_size, divergence_limit)
-        _refuse_without_parameters("model", model, own)
-        graphdef, state = nnx.split((model, own))
-        runner = Runner(job, graphdef, state, first=int(own.step[...]))
-        try:
-            losses, refused = runner.run(progress)
-        finally:
-            nnx.update((model, own), runner.good.state)
-    if refused:
-        step, reason = refused[0]
-        last = float(losses[step - 1]) if step else float("nan")
-        raise Diverged(
-            f"training diverged at step {step}: {reason}; the last good loss was {last:.6g}, "
-            "and the model keeps its last good state",
-            step=step, loss=last, losses=jnp.asarray(losses[:step]), members={},
-        )  # fmt: skip
-    return jnp.asarray(losses)
+    _refuse_other_than_modules("model", [model])
+    return _train(
+        ("model",), [(model,)], (loss,), (optimizer,), (0,), data, key=key, steps=steps, batch_size=batch_size,
+        project=project, divergence_limit=divergence_limit, progress=progress,
+    )  # fmt: skip
 
 
 def fit_many(
@@ -134,19 +126,14 @@ def fit_many(
     comparison is therefore paired, and each member learns what it would learn alone. A member that diverges stops at
     its last good state while the others go on; the exception comes at the end, with every model updated.
 
-    Args:
-        models: different objects of equal structure and shapes; their parameters may differ.
-        loss: as for ``fit``. With ``settings``, it takes its member's setting as one more, last argument:
-            ``loss(model, batch, setting)`` or ``loss(model, batch, key, setting)``.
-        data: as for ``fit``.
-        key: as for ``fit``.
-        steps: as for ``fit``.
-        batch_size: as for ``fit``.
-        optimizer: an optax transformation; each member starts it afresh.
-        settings: an array or a pytree of arrays with a leading axis of one entry a model, such as a weight or a rate.
-        project: as for ``fit``; with ``settings``, ``project(model, setting)``.
-        divergence_limit: as for ``fit``, with each member's own first loss.
-        progress: as for ``fit``.
+    Arguments are those of ``fit``, but for
+
+    - ``models``: different objects of equal structure and shapes; their parameters may differ.
+    - ``optimizer``: an optax transformation; each member starts it afresh.
+    - ``settings``: an array or a pytree of arrays with a leading axis of one entry a model, such as a weight or a rate.
+      Loss and ``project`` then take their member's setting as one more, last argument: ``loss(model, batch, setting)``
+      or ``loss(model, batch, key, setting)``, ``project(model, setting)``.
+    - ``divergence_limit``: holds with each member's own first loss.
 
     Returns:
         The losses, (models, steps), float32.
@@ -155,25 +142,11 @@ def fit_many(
         ValueError: as ``fit``; also for models that differ in structure or shapes, and for settings of another length.
         Diverged: after the run, if any member was stopped; ``.members`` names them.
     """
-    with jax.numpy_dtype_promotion("standard"):
-        _refuse_other_than_modules("models", models)
-        groups = [(model, _fresh(model, optimizer)) for model in models]
-        settings = settings_of(settings, len(models))
-        rules = _rules_of_one(loss, project, with_setting=settings is not None)
-        job = prepare(rules, data, key, steps, batch_size, divergence_limit)
-        graphdef, state = split_members(groups)
-        _refuse_without_parameters("model", *groups[0])
-        runner = Runner(job, graphdef, state, members=len(models), settings=settings)
-        try:
-            losses, refused = runner.run(progress)
-        finally:
-            put_back(groups, runner.good.state)
-    if refused:
-        first_out = min(refused, key=lambda member: refused[member][0])
-        step = refused[first_out][0]
-        last = float(losses[first_out, step - 1]) if step else float("nan")
-        raise _members_diverged(len(models), refused, 1, step=step, loss=last, losses=losses)
-    return jnp.asarray(losses)
+    _refuse_other_than_modules("models", models)
+    return _train(
+        ("model",), [(model,) for model in models], (loss,), (optimizer,), (0,), data, many=True, key=key, steps=steps,
+        batch_size=batch_size, settings=settings, project=project, divergence_limit=divergence_limit, progress=progress,
+    )  # fmt: skip
 
 
 def fit_adversarial(
@@ -203,25 +176,19 @@ def fit_adversarial(
     ``minibatch(key, u, ...)``. As in ``fit``, a state of the pair is kept only after the loss and gradient that the
     *next* update takes from it were found finite and within ``divergence_limit * (1 + |that model's first loss|)``.
 
-    Args:
-        generator: any ``nnx.Module`` with parameters.
-        discriminator: any ``nnx.Module`` with parameters; a critic just as well.
-        data: as for ``fit``.
-        losses: of the generator and of the discriminator, in this order, each
-            ``loss(generator, discriminator, batch)`` or ``loss(generator, discriminator, batch, key)`` -> scalar,
-            to be minimised. Draw the noise of the fakes from the key.
-        optimizers: of the generator and of the discriminator, each as for ``fit``. Where the generator's is an
-            ``nnx.Optimizer`` with s steps behind it, minibatches go on from round s.
-        key: as for ``fit``.
-        steps: number of rounds, which is the number of the generator's updates.
-        batch_size: rows of a minibatch.
-        discriminator_steps: updates of the discriminator in a round.
-        project: ``project(discriminator)``, called after each of its updates, which changes it in place.
-        watch: called with the number of rounds done, before the first and after each ``every`` of them, while both
-            models hold their state of that moment: the place to keep a snapshot.
-        every: see ``watch``.
-        divergence_limit: see above.
-        progress: as for ``fit``.
+    Arguments are those of ``fit``, but for
+
+    - ``generator``, ``discriminator``: any ``nnx.Module`` with parameters; a critic just as well.
+    - ``losses``: of the generator and of the discriminator, in this order, each
+      ``loss(generator, discriminator, batch)`` or ``loss(generator, discriminator, batch, key)`` -> scalar, to be
+      minimised. Draw the noise of the fakes from the key.
+    - ``optimizers``: of the generator and of the discriminator. Where the generator's is an ``nnx.Optimizer`` with s
+      steps behind it, minibatches go on from round s.
+    - ``steps``: number of rounds, which is the number of the generator's updates.
+    - ``discriminator_steps``: updates of the discriminator in a round.
+    - ``project``: ``project(discriminator)``, called after each of its updates, which changes it in place.
+    - ``watch``: called with the number of rounds done, before the first and after each ``every`` of them, while both
+      models hold their state of that moment: the place to keep a snapshot.
 
     Returns:
         The losses, (2, steps), float32, generator first: ``g, d = fit_adversarial(...)``. That of the discriminator
@@ -231,36 +198,12 @@ def fit_adversarial(
         ValueError: as ``fit``.
         Diverged: when an update is refused by the rule above; ``.step`` is its round.
     """
-    with jax.numpy_dtype_promotion("standard"):
-        _refuse_other_than_modules("generator and discriminator", [generator, discriminator])
-        optimizers = _pair("optimizers", optimizers)
-        own = [_started(generator, optimizers[0]), _started(discriminator, optimizers[1])]
-        rules = _rules_of_two(losses, discriminator_steps, project, with_setting=False)
-        job = prepare(rules, data, key, steps, batch_size, divergence_limit)
-        group = (generator, discriminator, *own)
-        for name, model, optimizer in (("generator", generator, own[0]), ("discriminator", discriminator, own[1])):
-            _refuse_without_parameters(name, model, optimizer)
-        graphdef, state = nnx.split(group)
-        runner = Runner(job, graphdef, state, first=int(own[0].step[...]) * len(rules.turns))
-
-        def seen(step: int) -> None:
-            nnx.update(group, runner.good.state)
-            watch(step)  # type: ignore[misc]
-
-        try:
-            values, refused = runner.run(progress, watch=watch and seen, every=positive_int("every", every))
-        finally:
-            nnx.update(group, runner.good.state)
-    rounds = _by_round(values, job)
-    if refused:
-        update, reason = refused[0]
-        last, step = _last_good(values, update, rules), update // len(rules.turns)
-        raise Diverged(
-            f"training diverged at step {step}: {reason}; its last good loss was {last:.6g}, "
-            "and both models keep their last good state",
-            step=step, loss=last, losses=jnp.asarray(rounds[:, :step]), members={},
-        )  # fmt: skip
-    return jnp.asarray(rounds)
+    _refuse_other_than_modules("generator and discriminator", [generator, discriminator])
+    return _train(
+        _ADVERSARIES, [(generator, discriminator)], _pair("losses", losses), _pair("optimizers", optimizers),
+        _round(discriminator_steps), data, key=key, steps=steps, batch_size=batch_size, project=project, watch=watch,
+        every=every, divergence_limit=divergence_limit, progress=progress,
+    )  # fmt: skip
 
 
 def fit_adversarial_many(
@@ -287,22 +230,12 @@ def fit_adversarial_many(
     diverges stops alone. With ``settings`` the pairs may differ in anything that the losses and ``project`` can read
     from a setting, for example in the loss itself: ``jnp.stack([one, another])[setting["kind"]]``.
 
-    Args:
-        generators: different objects of equal structure and shapes.
-        discriminators: as many.
-        data: as for ``fit``.
-        losses: as for ``fit_adversarial``; with ``settings``, each takes its pair's setting as one more, last argument.
-        optimizers: of the generators and of the discriminators; each pair starts them afresh.
-        key: as for ``fit``.
-        steps: number of rounds.
-        batch_size: rows of a minibatch.
-        discriminator_steps: as for ``fit_adversarial``.
-        settings: as for ``fit_many``.
-        project: as for ``fit_adversarial``; with ``settings``, ``project(discriminator, setting)``.
-        watch: as for ``fit_adversarial``; a pair that was stopped keeps its last good state.
-        every: see ``watch``.
-        divergence_limit: as for ``fit_adversarial``, with each pair's own first losses.
-        progress: as for ``fit``.
+    Arguments are those of ``fit_adversarial``, but for
+
+    - ``generators``: different objects of equal structure and shapes; as many ``discriminators``, likewise.
+    - ``optimizers``: optax transformations; each pair starts them afresh.
+    - ``settings``: as for ``fit_many``, one entry a pair; losses and ``project`` take it as one more, last argument.
+    - ``divergence_limit``: holds with each pair's own first losses.
 
     Returns:
         The losses, (2, pairs, steps), float32, generators first.
@@ -311,48 +244,57 @@ def fit_adversarial_many(
         ValueError: as ``fit_many``; also for lists of unequal length.
         Diverged: after the run, if any pair was stopped; ``.members`` names them.
     """
-    with jax.numpy_dtype_promotion("standard"):
-        _refuse_other_than_modules("generators", generators)
-        _refuse_other_than_modules("discriminators", discriminators)
-        if len(generators) != len(discriminators):
-            raise refuse("discriminators", f"to be {len(generators)}, one a generator", len(discriminators))
-        of_g, of_d = _pair("optimizers", optimizers)
-        pairs = zip(generators, discriminators, strict=True)
-        groups = [(g, d, _fresh(g, of_g), _fresh(d, of_d)) for g, d in pairs]
-        settings = settings_of(settings, len(groups))
-        rules = _rules_of_two(losses, discriminator_steps, project, with_setting=settings is not None)
-        job = prepare(rules, data, key, steps, batch_size, divergence_limit)
-        graphdef, state = split_members(groups)
-        _refuse_without_parameters("generator", groups[0][0], groups[0][2])
-        _refuse_without_parameters("discriminator", groups[0][1], groups[0][3])
-        runner = Runner(job, graphdef, state, members=len(groups), settings=settings)
-
-        def seen(step: int) -> None:
-            put_back(groups, runner.good.state)
-            watch(step)  # type: ignore[misc]
-
-        try:
-            values, refused = runner.run(progress, watch=watch and seen, every=positive_int("every", every))
-        finally:
-            put_back(groups, runner.good.state)
-    rounds = _by_round(values, job)
-    if refused:
-        first_out = min(refused, key=lambda member: refused[member][0])
-        update, turns = refused[first_out][0], len(rules.turns)
-        last = _last_good(values[first_out], update, rules)
-        raise _members_diverged(len(groups), refused, turns, step=update // turns, loss=last, losses=rounds)
-    return jnp.asarray(rounds)
-
-
-def _members_diverged(
-    count: int, refused: dict[int, tuple[int, str]], turns: int, *, step: int, loss: float, losses: np.ndarray
-) -> Diverged:
-    told = "; ".join(f"member {member} at step {at // turns}: {reason}" for member, (at, reason) in refused.items())
-    return Diverged(
-        f"{len(refused)} of {count} members diverged ({told}); each model keeps its last good state",
-        step=step, loss=loss, losses=jnp.asarray(losses),
-        members={member: at // turns for member, (at, _) in refused.items()},
+    _refuse_other_than_modules("generators", generators)
+    _refuse_other_than_modules("discriminators", discriminators)
+    if len(generators) != len(discriminators):
+        raise refuse("discriminators", f"to be {len(generators)}, one a generator", len(discriminators))
+    return _train(
+        _ADVERSARIES, list(zip(generators, discriminators, strict=True)), _pair("losses", losses),
+        _pair("optimizers", optimizers), _round(discriminator_steps), data, many=True, key=key, steps=steps,
+        batch_size=batch_size, settings=settings, project=project, watch=watch, every=every,
+        divergence_limit=divergence_limit, progress=progress,
     )  # fmt: skip
+
+
+def _train(
+    names: tuple[str, ...], models: Sequence[tuple[nnx.Module, ...]], losses: tuple[Loss, ...],
+    optimizers: tuple[Any, ...], turns: tuple[int, ...], data: Any, *, key: Any, steps: Any, batch_size: Any,
+    project: Callable[..., None] | None, divergence_limit: float, progress: bool, many: bool = False,
+    settings: Any = None, watch: Callable[[int], None] | None = None, every: int = 1,
+) -> jax.Array:  # fmt: skip
+    """Train what all four train: members, one unless ``many``, each a tuple of players, one or two.
+
+    A player has a name, a loss and an optimizer; ``turns`` names the player of each update of a round. Of ``many``
+    members all run side by side, their optimizers start afresh, and the losses have an axis of members.
+    """
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes Python and array types
+        groups: list[tuple[Any, ...]] = [
+            (*group, *(_started(*pair, continues=not many) for pair in zip(group, optimizers, strict=True)))
+            for group in models
+        ]
+        settings = settings_of(settings, len(models))
+        keys = tuple(takes_key(loss, ", ".join(names), with_setting=settings is not None) for loss in losses)
+        job = prepare(Rules(losses, keys, turns, project, names), data, key, steps, batch_size, divergence_limit)
+        for name, model, optimizer in zip(names, groups[0], groups[0][len(names) :], strict=False):
+            if not jax.tree.leaves(nnx.state(model, optimizer.wrt)):
+                raise refuse(name, "to have parameters (nnx.Param)", "none")
+        runner = Runner(job, groups, many=many, settings=settings)
+        values, refused = runner.run(progress, watch=watch, every=positive_int("every", every))
+    rounds = values if len(names) == 1 else _by_round(values, job)
+    if not refused:
+        return jnp.asarray(rounds)
+    first_out = min(refused, key=lambda member: refused[member][0])
+    update, reason = refused[first_out]
+    step, last = update // len(turns), _last_good(values[first_out] if many else values, update, turns)
+    if not many:
+        whose, kept = ("the", "the model keeps its") if len(names) == 1 else ("its", "both models keep their")
+        words = f"training diverged at step {step}: {reason}; {whose} last good loss was {last:.6g}, and {kept}"
+        good = jnp.asarray(rounds[..., :step])
+        raise Diverged(f"{words} last good state", step=step, loss=last, losses=good, members={})
+    members = {member: at // len(turns) for member, (at, _) in refused.items()}
+    told = "; ".join(f"member {member} at step {members[member]}: {reason}" for member, (_, reason) in refused.items())
+    words = f"{len(refused)} of {len(models)} members diverged ({told}); each model keeps its last good state"
+    raise Diverged(words, step=step, loss=last, losses=jnp.asarray(rounds), members=members)
 
 
 def _by_round(values: np.ndarray, job: Job) -> np.ndarray:
@@ -361,24 +303,15 @@ def _by_round(values: np.ndarray, job: Job) -> np.ndarray:
     return np.stack([parts[..., -1], parts[..., :-1].mean(axis=-1)])
 
 
-def _last_good(values: np.ndarray, update: int, rules: Rules) -> float:
+def _last_good(values: np.ndarray, update: int, turns: tuple[int, ...]) -> float:
     """Return the last loss before ``update`` of the player that was refused there; NaN if there was none."""
-    player = [rules.turns[at % len(rules.turns)] for at in range(update + 1)]
+    player = [turns[at % len(turns)] for at in range(update + 1)]
     mine = [at for at in range(update) if player[at] == player[update]]
     return float(values[mine[-1]]) if mine else float("nan")
 
 
-def _rules_of_one(loss: Loss, project: Callable[..., None] | None, *, with_setting: bool) -> Rules:
-    return Rules((loss,), (takes_key(loss, "model", with_setting=with_setting),), (0,), project, ("its",))
-
-
-def _rules_of_two(
-    losses: tuple[Loss, Loss], discriminator_steps: int, project: Callable[..., None] | None, *, with_setting: bool
-) -> Rules:
-    losses = _pair("losses", losses)
-    keys = tuple(takes_key(loss, "generator, discriminator", with_setting=with_setting) for loss in losses)
-    turns = (1,) * positive_int("discriminator_steps", discriminator_steps) + (0,)
-    return Rules(losses, keys, turns, project, ("the generator's", "the discriminator's"))
+def _round(discriminator_steps: Any) -> tuple[int, ...]:
+    return (1,) * positive_int("discriminator_steps", discriminator_steps) + (0,)
 
 
 def _pair(what: str, given: Any) -> tuple[Any, Any]:
@@ -388,11 +321,9 @@ def _pair(what: str, given: Any) -> tuple[Any, Any]:
     return given[0], given[1]
 
 
-def _started(model: nnx.Module, optimizer: Any) -> nnx.Optimizer:
-    return optimizer if isinstance(optimizer, nnx.Optimizer) else _fresh(model, optimizer)
-
-
-def _fresh(model: nnx.Module, optimizer: Any) -> nnx.Optimizer:
+def _started(model: nnx.Module, optimizer: Any, *, continues: bool) -> nnx.Optimizer:
+    if continues and isinstance(optimizer, nnx.Optimizer):
+        return optimizer
     if not isinstance(optimizer, optax.GradientTransformation):
         raise refuse("optimizer", "to be an optax transformation (or, for one run, an nnx.Optimizer)", repr(optimizer))
     return nnx.Optimizer(model, optimizer, wrt=nnx.Param)
@@ -405,8 +336,3 @@ def _refuse_other_than_modules(what: str, models: Sequence[Any]) -> None:
         raise refuse(what, "to be an nnx.Module" if one else "to be a list of nnx modules", kinds[0] if one else kinds)
     if len({id(model) for model in models}) < len(models):
         raise refuse(what, "to be different objects", "one of them twice")
-
-
-def _refuse_without_parameters(what: str, model: nnx.Module, optimizer: nnx.Optimizer) -> None:
-    if not jax.tree.leaves(nnx.state(model, optimizer.wrt)):
-        raise refuse(what, "to have parameters (nnx.Param)", "none")
