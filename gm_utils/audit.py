@@ -1,4 +1,12 @@
-"""The audit: a claim, the evidence that could refute it, and the verdict that follows from the evidence."""
+"""The audit: a claim, the evidence that could refute it, and the verdict that follows from the evidence.
+
+>>> claim = Claim(
+...     "0a", "All swans are white", right="Most swans are white", evidence={"black swans": 1},
+...     refuted_if={"one is black": True}, wording="Most swans are white.",
+... )
+>>> claim.verdict
+'wrong'
+"""
 
 import html
 from collections.abc import Iterable, Mapping
@@ -6,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gm_utils.validation import refuse
+from gm_utils.validation import numbers, refuse
 
 _VERDICTS = {"stands": "✔", "incomplete": "◐", "wrong": "✘"}
 
@@ -19,16 +27,6 @@ def _conditions(what: str, given: Mapping[str, Any]) -> dict[str, bool]:
             raise refuse(f"{what}[{words!r}]", "to be true or false", repr(condition))
         checked[words] = bool(array)
     return checked
-
-
-def _floats(evidence: Mapping[str, Any]) -> dict[str, float]:
-    try:
-        numbers = {words: float(number) for words, number in evidence.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise refuse("evidence", "to be a dict of numbers", repr(evidence)) from None
-    if not numbers:
-        raise refuse("evidence", "to hold at least one number", "none")
-    return numbers
 
 
 class Claim:
@@ -62,7 +60,9 @@ class Claim:
         wording: str,
     ) -> None:
         self.label, self.words, self.right, self.wording = label, words, right, wording
-        self.evidence = _floats(evidence)
+        self.evidence = numbers("evidence", "to be a dict of numbers", evidence)
+        if not self.evidence:
+            raise refuse("evidence", "to hold at least one number", "none")
         self.refuted_if = _conditions("refuted_if", refuted_if)
         self.limited_if = _conditions("limited_if", limited_if or {})
         if not self.refuted_if:
@@ -78,15 +78,20 @@ class Claim:
         asked += [(f"an exception, if {words}", met) for words, met in self.limited_if.items()]
         return [(words, "yes" if met else "no") for words, met in asked]
 
+    def _told(self) -> tuple[str, str]:
+        """Return the verdict and the evidence in words."""
+        told = "; ".join(f"{words} = {number:.4g}" for words, number in self.evidence.items())
+        return f"{_VERDICTS[self.verdict]} {self.verdict}", told
+
     def _rows(self) -> list[tuple[str, str]]:
-        numbers = "; ".join(f"{words} = {number:.4g}" for words, number in self.evidence.items())
+        verdict, evidence = self._told()
         conditions = "; ".join(f"{words}: {met}" for words, met in self.tests())
         return [
             ("Right", self.right),
             ("Common", f"“{self.words}”"),
-            ("Evidence", numbers),
+            ("Evidence", evidence),
             ("Asked", conditions),
-            ("Verdict", f"{_VERDICTS[self.verdict]} {self.verdict}"),
+            ("Verdict", verdict),
             ("Write", self.wording),
         ]
 
@@ -103,7 +108,11 @@ class Claim:
 
 
 class Summary:
-    """The audit's closing table: claim, verdict, evidence in numbers, wording that earns the mark."""
+    """The closing table of ``claims``: claim, verdict, evidence in numbers, wording that earns the mark.
+
+    Raises:
+        ValueError: for no claims.
+    """
 
     _HEAD = ("Claim", "Verdict", "Evidence", "Wording that earns the mark")
 
@@ -112,16 +121,8 @@ class Summary:
         if not self.claims:
             raise refuse("claims", "to be one or more", "none")
 
-    def _rows(self) -> list[tuple[str, str, str, str]]:
-        return [
-            (
-                f"{claim.label} “{claim.words}”",
-                f"{_VERDICTS[claim.verdict]} {claim.verdict}",
-                "; ".join(f"{words} = {number:.4g}" for words, number in claim.evidence.items()),
-                claim.wording,
-            )
-            for claim in self.claims
-        ]
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [(f"{claim.label} “{claim.words}”", *claim._told(), claim.wording) for claim in self.claims]
 
     def __repr__(self) -> str:
         return "\n".join(" | ".join(row) for row in [self._HEAD, *self._rows()])

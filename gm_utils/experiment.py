@@ -1,15 +1,18 @@
 """Live figures: sliders that answer at once, with the numbers beside the picture.
 
-The author draws a figure once and writes an update that moves its artists and returns numbers::
+The author draws a figure once and writes an update that moves its artists and returns numbers:
 
-    fig, ax = figure()
-    (line,) = ax.plot(grid, density(grid, 1.0))
-
-    def update(scale):
-        line.set_ydata(density(grid, scale))
-        return {"entropy (nats)": 0.5 + 0.5 * log(2 * pi * scale**2)}
-
-    experiment(fig, update, alt="A bell curve that widens.", scale=(0.5, 3.0, 0.1, 1.0))
+>>> from gm_utils.plotting import figure
+>>> fig, ax = figure()
+>>> grid = np.linspace(-3, 3, 100)
+>>> (line,) = ax.plot(grid, 0 * grid)
+>>> def update(scale):
+...     line.set_ydata(np.exp(-(grid**2) / (2 * scale**2)))
+...     return {"variance": scale**2}
+>>> live = experiment(fig, update, alt="A bell that widens.", scale=(0.5, 3.0, 0.1, 1.0))  # ends a cell, to be shown
+>>> live.set(scale=2.0)
+>>> live.readout
+{'variance': 4.0}
 """
 
 import asyncio
@@ -26,16 +29,11 @@ from matplotlib.figure import Figure
 
 from gm_utils.plotting import live_png, picture_bundle, require_alt
 from gm_utils.redraw import Redraw
-from gm_utils.validation import refuse
+from gm_utils.validation import numbers, refuse
 
 _PAUSE = 0.06  # seconds from a change that came in a rush to its picture
 _RUSH = 0.005  # seconds after a picture within which a change must have waited in a queue
 _LOST = 1.0  # seconds after which a planned picture is given up: its event loop has ended
-
-
-def _decimals(step: float) -> int:
-    text = f"{step:.10f}".rstrip("0")
-    return len(text.split(".")[1])
 
 
 def _as_sent(data: object, subshell: str | None) -> str | None:
@@ -68,7 +66,8 @@ class _Control:
             if abs(low + count * step - high) > 1e-9 * abs(high - low):
                 raise refuse(f"control {name}", "with high - low a whole number of steps", spec)
             whole = all(isinstance(part, int) for part in spec)
-            self.decimals = 0 if whole else max(_decimals(part) for part in (low, step))
+            decimals = [len(f"{part:.10f}".rstrip("0").split(".")[1]) for part in (low, step)]
+            self.decimals = 0 if whole else max(decimals)
             self.values = [low + k * step if whole else round(low + k * step, self.decimals) for k in range(count + 1)]
             kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
             shown = {} if whole else {"readout_format": f".{self.decimals}f"}
@@ -98,29 +97,45 @@ class _Control:
 
 
 class Experiment:
-    """A figure with controls; made by ``experiment``. Not itself a widget, so that a page shows it without a kernel.
+    """A live figure, in notebooks called ``experiment``: end a cell with it to show it.
+
+    It is not itself a widget, so that a page shows it without a kernel.
+
+    Args:
+        figure: drawn once; its layout is frozen here.
+        update: called with one keyword for each control; changes artists, returns a dict of floats, the readout.
+            Compiled JAX functions in it are warmed by the first call, made here.
+        alt: one sentence that says what the picture shows; stands below it, and in place of it where it cannot be seen.
+        controls: ``name=(low, high, step, start)`` for a slider (whole numbers give whole numbers), or
+            ``name=[choice, ...]`` for a choice, the first one to begin with.
 
     Attributes:
         readout: the numbers that the last update returned, a dict of floats.
         controls: for each control the list of all values that it can take.
+
+    Raises:
+        ValueError: for a control of another form, an update that does not take the controls or does not return
+            numbers, or an empty ``alt``. Whatever the first update raises is raised, too.
     """
 
-    def __init__(self, figure: Figure, update: Callable[..., Mapping[str, float]], alt: str, specs: dict) -> None:
-        if not specs:
+    def __init__(
+        self, figure: Figure, update: Callable[..., Mapping[str, float]], *, alt: str, **controls: Any
+    ) -> None:
+        if not controls:
             raise refuse("controls", "to be one or more, such as scale=(0.5, 3.0, 0.1, 1.0)", "none")
         self.alt = require_alt(alt)
-        self._controls = {name: _Control(name, spec) for name, spec in specs.items()}
+        self._controls = {name: _Control(name, spec) for name, spec in controls.items()}
         try:
             inspect.signature(update).bind(**self._controls)
         except TypeError as error:
-            raise refuse("update", f"to take the controls {', '.join(specs)}", f"one for which: {error}") from None
+            raise refuse("update", f"to take the controls {', '.join(controls)}", f"one for which: {error}") from None
         self.controls = {name: control.values for name, control in self._controls.items()}
         self.readout: dict[str, float] = {}
         self._update = update
         self._lock = threading.RLock()
         self._driven = False
         self._planned_until = 0.0
-        self._read(**self._values())
+        self._read()
         self._redraw = Redraw(figure)
         self._drawn_at = -1.0
         width, height = self._redraw.canvas.get_width_height()
@@ -170,15 +185,11 @@ class Experiment:
     def _values(self) -> dict[str, Any]:
         return {name: control.value for name, control in self._controls.items()}
 
-    def _read(self, **values: Any) -> None:
-        readout = self._update(**values)
-        try:
-            self.readout = {str(name): float(number) for name, number in readout.items()}
-        except (AttributeError, TypeError, ValueError):
-            raise refuse("update", "to return a dict of numbers, the readout", repr(readout)) from None
+    def _read(self) -> None:
+        self.readout = numbers("update", "to return a dict of numbers, the readout", self._update(**self._values()))
 
     def _draw(self) -> None:
-        self._read(**self._values())
+        self._read()
         self._redraw.draw()
         self._show()
 
@@ -237,21 +248,4 @@ class Experiment:
         return data, metadata
 
 
-def experiment(
-    figure: Figure, update: Callable[..., Mapping[str, float]], *, alt: str, **controls: Any
-) -> Experiment:
-    """Return a live figure: end a cell with it to show it.
-
-    Args:
-        figure: drawn once; its layout is frozen here.
-        update: called with one keyword for each control; changes artists, returns a dict of floats, the readout.
-            Compiled JAX functions in it are warmed by the first call, made here.
-        alt: one sentence that says what the picture shows; stands below it, and in place of it where it cannot be seen.
-        controls: ``name=(low, high, step, start)`` for a slider (whole numbers give whole numbers), or
-            ``name=[choice, ...]`` for a choice, the first one to begin with.
-
-    Raises:
-        ValueError: for a control of another form, an update that does not take the controls or does not return
-            numbers, or an empty ``alt``. Whatever the first update raises is raised, too.
-    """
-    return Experiment(figure, update, alt, controls)
+experiment = Experiment

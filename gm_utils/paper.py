@@ -1,11 +1,19 @@
 """A mock paper to sit: write, then mark yourself point by point, and see where to read again.
 
 Core ipywidgets only. The page that shows it has the same questions in print, for readers without a kernel.
+
+>>> paper = Paper(1)
+>>> paper.tick(question=1, point=1)
+>>> paper.total == paper.questions[0].points[0].marks, paper.review().missed[0].question
+(True, 1)
 """
 
 import html
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import ipywidgets
 
 from gm_utils.syllabus import Point, Question, Syllabus, draw, is_right
 from gm_utils.validation import refuse
@@ -24,18 +32,20 @@ class Mark(NamedTuple):
 class Paper:
     """The paper of a seed, to be answered and marked; end a cell with it.
 
+    Args:
+        seed: 1 or more.
+        syllabus: what ``syllabus.read`` returns; the course's own without.
+
     Attributes:
         seed: which paper.
         questions: its questions, their values drawn.
     """
 
     def __init__(self, seed: int = 1, syllabus: Syllabus | None = None) -> None:
-        import ipywidgets
-
         self.seed = seed
         self.questions = draw(seed, syllabus)
         self._totals = [ipywidgets.HTML() for _ in range(2)]
-        self._sheets = [_Sheet(ipywidgets, k, q, self._add_up) for k, q in enumerate(self.questions, start=1)]
+        self._sheets = [_Sheet(k, q, self._add_up) for k, q in enumerate(self.questions, start=1)]
         self._box = ipywidgets.VBox([self._totals[0], *[sheet.box for sheet in self._sheets], self._totals[1]])
         self._add_up()
 
@@ -112,7 +122,7 @@ class Paper:
 class _Sheet:
     """One question of the paper: its text, boxes to write in, and the marking points once they are asked for."""
 
-    def __init__(self, ipywidgets: Any, number: int, question: Question, changed: Any) -> None:
+    def __init__(self, number: int, question: Question, changed: Callable[[Any], None]) -> None:
         self.question = question
         self.marked = False  # once the points were shown; hiding them again takes no marks away
         head = f"<h3>Question {number} ({question.marks:g} marks)</h3>{_typeset(question.ask)}"
@@ -122,11 +132,9 @@ class _Sheet:
         self.boxes, lines = {}, []
         for name, words in question.numbers.items():
             box = ipywidgets.Text(
-                description=words,
-                placeholder="a number",
-                style={"description_width": "initial"},
+                description=words, placeholder="a number", style={"description_width": "initial"},
                 continuous_update=False,
-            )
+            )  # fmt: skip
             self.boxes[name], remark = box, ipywidgets.HTML()
             box.observe(self._judge(name, remark), names="value")
             lines.append(ipywidgets.HBox([box, remark]))
@@ -136,7 +144,9 @@ class _Sheet:
             tick = ipywidgets.Checkbox(
                 description=f"{point.marks:g}", indent=False, layout={"width": "4.5em", "flex": "0 0 auto"}
             )
-            link = ipywidgets.Output(outputs=_markdown(f"→ [{point.place}]({point.address})"))
+            text = f"→ [{point.place}]({point.address})"
+            data = {"text/markdown": text, "text/plain": text}  # in Markdown JupyterLab follows it, in HTML it does not
+            link = ipywidgets.Output(outputs=({"output_type": "display_data", "data": data, "metadata": {}},))
             words = ipywidgets.VBox([ipywidgets.HTMLMath(_typeset(point.words)), link], layout={"flex": "1 1 auto"})
             tick.observe(changed, names="value")
             self.ticks.append(tick)
@@ -157,7 +167,7 @@ class _Sheet:
 
     def all_right(self) -> bool:
         """Return whether every number asked for has been given and is right."""
-        return all(self._right(name) for name in self.boxes)
+        return all(map(self._right, self.boxes))
 
     def _right(self, name: str) -> bool:
         number = _number(self.boxes[name].value)
@@ -211,11 +221,6 @@ def _number(text: str) -> float | None:
         return float(text.replace(",", ".").replace("−", "-"))
     except ValueError:
         return None
-
-
-def _markdown(text: str) -> tuple[dict[str, Any], ...]:
-    """Return what an Output shows as Markdown: there JupyterLab follows a link to a notebook, in HTML it does not."""
-    return ({"output_type": "display_data", "data": {"text/markdown": text, "text/plain": text}, "metadata": {}},)
 
 
 def _typeset(text: str) -> str:

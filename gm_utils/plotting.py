@@ -3,6 +3,11 @@
 The palette is that of Okabe and Ito (2008), which survives colour-blindness. A colour keeps its role through the
 course: ``TARGET`` is what is true, ``MODEL`` what stands in for it (a proposal, a fitted model), ``ESTIMATE`` what was
 measured. These three differ in lightness as well, so that they survive a grey print.
+
+>>> fig, ax = figure(size=(4, 3))
+>>> _ = ax.plot([0, 1], [1, 0], color=TARGET)
+>>> show(fig, "A falling line.").alt
+'A falling line.'
 """
 
 import base64
@@ -87,20 +92,7 @@ def require_alt(alt: str) -> str:
 
 
 class Picture:
-    """A still figure as a notebook shows it; see ``show``."""
-
-    def __init__(self, figure: Figure, alt: str) -> None:
-        self.figure = figure
-        self.alt = require_alt(alt)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        canvas = FigureCanvasAgg(self.figure)
-        canvas.draw()
-        return picture_bundle(np.array(canvas.buffer_rgba()), self.alt)
-
-
-def show(figure: Figure, alt: str) -> Picture:
-    """Return ``figure`` as the picture to end a cell with.
+    """A still figure, in notebooks called ``show``: end a cell with it.
 
     Args:
         figure: a Matplotlib figure, made by ``figure`` above or otherwise.
@@ -109,4 +101,14 @@ def show(figure: Figure, alt: str) -> Picture:
     Raises:
         ValueError: for an empty ``alt``.
     """
-    return Picture(figure, alt)
+
+    def __init__(self, figure: Figure, alt: str) -> None:
+        self.figure, self.alt = figure, require_alt(alt)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        return picture_bundle(np.array(canvas.buffer_rgba()), self.alt)
+
+
+show = Picture

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis, Tick
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -44,10 +44,6 @@ def _titles(axes: Axes) -> list[Artist]:
     return [getattr(axes, name, axes.title) for name in ("title", "_left_title", "_right_title")]
 
 
-def _drawn_ticks(axis: Axis) -> list[Tick]:
-    return axis._update_ticks()  # type: ignore[attr-defined]
-
-
 def _leaves(parent: Figure | Axes) -> Iterator[tuple[Artist, Axes | None, bool]]:
     """Yield (leaf, its axes, whether it is of a fixed kind) in drawing order, invisible ones left out."""
     axes = parent if isinstance(parent, Axes) else None
@@ -58,7 +54,7 @@ def _leaves(parent: Figure | Axes) -> Iterator[tuple[Artist, Axes | None, bool]]
         if isinstance(child, Axes):
             yield from _leaves(child)
         elif isinstance(child, Axis):
-            for tick in _drawn_ticks(child):
+            for tick in child._update_ticks():  # type: ignore[attr-defined]
                 if tick.get_visible():
                     for part in (tick.gridline, tick.tick1line, tick.tick2line, tick.label1, tick.label2):
                         yield part, axes, True

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gm_utils.syllabus import Formula, Syllabus
+from gm_utils.syllabus import Formula, Syllabus, joined
 from gm_utils.validation import refuse
 
 _STYLE = """
@@ -25,12 +25,9 @@ svg { max-width: 100%; height: auto; vertical-align: middle; }
 
 
 def printed_text(cell: Mapping[str, Any]) -> str:
-    """Return what a code cell of a stored notebook printed, as text; pieces are lists of lines or strings."""
-    pieces = []
-    for output in cell.get("outputs", []):
-        text = output.get("text") or output.get("data", {}).get("text/plain", "")
-        pieces.append(text if isinstance(text, str) else "".join(text))
-    return "\n".join(pieces)
+    """Return what a code cell of a stored notebook printed, as text."""
+    outputs = cell.get("outputs", [])
+    return "\n".join(joined(one.get("text") or one.get("data", {}).get("text/plain", "")) for one in outputs)
 
 
 def computed(formula: Formula, notebook: Mapping[str, Any]) -> tuple[str, str]:
@@ -45,9 +42,8 @@ def computed(formula: Formula, notebook: Mapping[str, Any]) -> tuple[str, str]:
     """
     section = ""
     for cell in notebook["cells"]:
-        source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            headings = re.findall(r"(?m)^## (.+)$", source)
+            headings = re.findall(r"(?m)^## (.+)$", joined(cell["source"]))
             section = headings[-1] if headings else section
         elif cell["id"] == formula.cell:
             found = re.search(formula.prints, printed_text(cell))
@@ -59,7 +55,10 @@ def computed(formula: Formula, notebook: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def drawn(tex: str, words: str) -> str:
-    """Return a formula as an SVG that needs no font and takes the colour of the text around it.
+    r"""Return a formula as an SVG that needs no font and takes the colour of the text around it.
+
+    >>> drawn(r"\sigma^2", "the variance")[:43]
+    '<svg role="img" aria-label="the variance" w'
 
     Args:
         tex: the formula, as Matplotlib's mathtext reads it, without dollar signs.

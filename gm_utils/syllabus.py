@@ -1,6 +1,11 @@
 """What is asked and what earns marks: the one file ``questions.toml``, read, checked, drawn from, and set as Markdown.
 
 The file says itself how it is laid out. A paper is one question of each slot; a seed picks which, and the values in it.
+
+>>> draw(1) == draw(1), draw(1) == draw(2)
+(True, False)
+>>> shown(2 / 3), is_right(0.667, 2 / 3)
+('0.667', True)
 """
 
 import hashlib
@@ -213,7 +218,7 @@ def lost_links(questions: list[Question], notebooks: Mapping[str, Mapping[str, A
     """Return the addresses, in the points of questions, of sections that the notebooks do not have."""
     anchors = {}
     for name, notebook in notebooks.items():
-        text = "\n".join(_text(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+        text = "\n".join(joined(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
         anchors[name] = {heading.replace(" ", "-") for heading in re.findall(r"(?m)^##+ (.+)$", text)}
     return [
         point.address
@@ -232,6 +237,9 @@ def draw(seed: int, syllabus: Syllabus | None = None) -> list[Question]:
     Args:
         seed: 1 or more.
         syllabus: what ``read`` returns; the course's own without.
+
+    Raises:
+        ValueError: for another seed, and as ``filled``.
     """
     positive_int("seed", seed)
     syllabus = syllabus or read()
@@ -240,7 +248,7 @@ def draw(seed: int, syllabus: Syllabus | None = None) -> list[Question]:
         pool = [question for question in syllabus.questions if question.slot == slot]
         turn, place = divmod(seed - 1, len(pool))
         question = pool[(place + _lot(len(pool), "slot", slot, turn)) % len(pool)]
-        chosen = {name: _drawn(choices, seed, slot, name) for name, choices in question.draw.items()}
+        chosen = {name: choices[_lot(len(choices), seed, slot, name)] for name, choices in question.draw.items()}
         paper.append(filled(question, chosen))
     return paper
 
@@ -248,10 +256,6 @@ def draw(seed: int, syllabus: Syllabus | None = None) -> list[Question]:
 def _lot(size: int, *what: Any) -> int:
     digest = hashlib.sha256("/".join(map(str, what)).encode()).hexdigest()
     return int(digest, 16) % size
-
-
-def _drawn(choices: list[float], seed: int, slot: int, name: str) -> float:
-    return choices[_lot(len(choices), seed, slot, name)]
 
 
 def filled(question: Question, chosen: dict[str, float]) -> Question:
@@ -303,11 +307,6 @@ def is_right(answer: float, value: float) -> bool:
 
 
 # As Markdown, for pages that no kernel stands behind
-
-
-def asked_line(question: Question) -> str:
-    """Return the line in which a notebook asks its question."""
-    return f"> *{question.ask}* ({question.marks:g} marks)"
 
 
 def answer_section(question: Question) -> str:
@@ -362,21 +361,25 @@ def written_into(notebook: dict[str, Any], name: str, syllabus: Syllabus, seeds:
     if name == "mock_paper":
         kept = [cell for cell in notebook["cells"] if not cell["id"].startswith("paper-")]
         _write_line(name, kept, "title", r"^> .*$", facts_line(syllabus))
-        made = [_markdown_cell(*cell) for seed in seeds for cell in printed(seed, syllabus)]
+        made = [
+            {"cell_type": "markdown", "id": cell, "metadata": {}, "source": text}
+            for seed in seeds
+            for cell, text in printed(seed, syllabus)
+        ]
         place = next((k for k, cell in enumerate(kept) if cell["id"] == "numbers"), len(kept))
         notebook["cells"] = kept[:place] + made + kept[place:]
         return
     for question in syllabus.questions:
         if question.page and question.notebook == name:
-            line = r"^> \*.*\* \([\d.]+ marks\)$"
-            _write_line(name, notebook["cells"], "question", line, asked_line(question))
+            line = f"> *{question.ask}* ({question.marks:g} marks)"
+            _write_line(name, notebook["cells"], "question", r"^> \*.*\* \([\d.]+ marks\)$", line)
             _cell(name, notebook["cells"], "answer")["source"] = answer_section(question)
 
 
 def _write_line(notebook: str, cells: list[dict[str, Any]], name: str, pattern: str, line: str) -> None:
     """Replace the one line of a notebook's cell that fits a pattern."""
     cell = _cell(notebook, cells, name)
-    source, found = re.subn(pattern, lambda _: line, _text(cell), flags=re.M)
+    source, found = re.subn(pattern, lambda _: line, joined(cell["source"]), flags=re.M)
     if found != 1:
         raise refuse(f"the cell {name} of {notebook}", f"to have one line like {pattern}", found)
     cell["source"] = source
@@ -390,9 +393,6 @@ def _cell(notebook: str, cells: list[dict[str, Any]], name: str) -> dict[str, An
     return found[0]
 
 
-def _text(cell: dict[str, Any]) -> str:
-    return cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
-
-
-def _markdown_cell(name: str, text: str) -> dict[str, Any]:
-    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": text}
+def joined(text: str | list[str]) -> str:
+    """Return a text of a notebook's file, which may be a list of lines, as one."""
+    return text if isinstance(text, str) else "".join(text)
