@@ -565,8 +565,8 @@ def test_an_address_leads_from_every_page_to_the_page_and_the_package(path):
     )
 
 
-def test_nine_notebooks_and_every_place_that_the_readme_names_are_there():
-    assert len(NOTEBOOKS) == 9
+def test_ten_notebooks_and_every_place_that_the_readme_names_are_there():
+    assert len(NOTEBOOKS) == 10
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"\]\(([^)\s]+)\)", text))
     assert {f"notebooks/{path.name}" for path in NOTEBOOKS} <= targets
