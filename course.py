@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 OLDEST = (3, 11)
-CHECKED = ("course.py", "gm_utils", "tests", "notebooks", "benchmarks")
+CHECKED = ("course.py", "gm_utils", "tests", "notebooks", "benchmarks", "docs")
 ROOT = Path(__file__).resolve().parent
 STAMP = "course-stamp.json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
