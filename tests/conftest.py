@@ -37,8 +37,8 @@ exec(course.GUARD, {"__name__": "guard"})
 ONCE = [
     f"test_{name}.py"
     for name in (
-        "browser", "course", "floors", "handout", "hard_use", "notebook_runs", "notebooks", "paper_browser", "pins",
-        "spot_errors",
+        "all_models", "browser", "course", "floors", "handout", "hard_use", "notebook_runs", "notebooks",
+        "paper_browser", "pins", "spot_errors",
     )
 ]  # fmt: skip
 
