@@ -843,8 +843,8 @@ def test(arguments: list[str]) -> int:
     what = rest if paths else ["tests", *select(ROOT / "notebooks", []), *rest]
     filters = [part for warning in lane.warnings for part in ("-W", warning)]
     chosen = [] if lane.checks else ["-m", "not once"]
-    # Two processes share the tests, in the groups and in the order that tests/conftest.py gives them.
-    shared = [] if paths else ["--numprocesses", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    # Two processes share the files, in the order of tests/conftest.py; the cells of a notebook need one kernel.
+    shared = [] if paths else ["--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     pytest = [python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", *shared, *filters, *chosen, *what]
     passed &= run_step(f"pytest, lane {options.lane}", pytest, variables)
     return 0 if passed else 1

@@ -49,25 +49,11 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lane default alone runs, and what must share a process; bring the longest to the front.
-
-    The cells of a notebook need one kernel, a file its fixtures: both stay together. The one exception is the file that
-    takes every notebook apart, which is shared out by notebook; with it at the front, both processes end together.
-    """
+    """Mark what lane default alone runs, and bring the longest files to the front: both processes end together."""
     for item in items:
         if item.path.name in ONCE:
             item.add_marker(pytest.mark.once)
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     items.sort(key=lambda item: [item.path.name not in ONCE, item.path.suffix != ".ipynb"])
-
-
-def group_of(item: pytest.Item) -> str:
-    """Return the name of the tests that run in one process, in one go."""
-    if item.path.name != "test_notebook_runs.py":
-        return item.path.name
-    given = getattr(item, "callspec", None)
-    number = given and (given.params.get("done") or given.params.get("number"))
-    return f"{item.path.name} {number}"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,9 +11,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 
-import conftest
 import nbformat
 import pytest
 
@@ -465,18 +463,8 @@ def test_what_does_not_hang_on_versions_is_tested_in_one_lane(monkeypatch, lane,
     assert course.test(["--lane", lane, "-x"]) == 0
     assert [command[2] for command in ran] == steps
     assert ("not once" not in ran[-1]) == once
-    assert ran[-1][ran[-1].index("--dist") + 1] == "loadgroup"  # or the cells of a notebook lose their kernel
+    assert ran[-1][ran[-1].index("--dist") + 1] == "loadfile"  # or the cells of a notebook lose their kernel
     assert ran[-1][-1] == "-x"
-
-
-def test_what_needs_one_process_is_one_group():
-    def group(name, **given):
-        return conftest.group_of(SimpleNamespace(path=Path(name), callspec=SimpleNamespace(params=given)))
-
-    assert group("notebooks/01_a.ipynb") == group("notebooks/01_a.ipynb") != group("notebooks/02_b.ipynb")
-    assert group("tests/test_x.py", done="01") == group("tests/test_x.py", done="02")
-    runs = "tests/test_notebook_runs.py"
-    assert group(runs, done="01") == group(runs, number="01", fault=None) != group(runs, done="02")
 
 
 @pytest.fixture
