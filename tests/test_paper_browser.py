@@ -47,5 +47,5 @@ def test_a_question_is_answered_marked_and_followed_to_its_section(tmp_path):
         for _ in range(2):
             page.locator(".lm-TabBar-tab", has_text="mock_paper").first.click()
             links.nth(2).click()
-            expect(heading).to_be_visible()
-        expect(heading).to_be_in_viewport()
+            expect(heading).to_be_visible(timeout=60 * SECONDS)
+        expect(heading).to_be_in_viewport(timeout=20 * SECONDS)
