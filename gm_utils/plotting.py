@@ -47,6 +47,26 @@ def figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (8.0,
     return made, axes
 
 
+def tiles(rows: Any, columns: int) -> np.ndarray:
+    """Return pictures of 8x8 pixels as one, row by row, each with a frame of zeros one pixel wide.
+
+    Args:
+        rows: (pictures, 64), in any unit; their number fills whole rows of tiles.
+        columns: tiles in a row.
+
+    Returns:
+        (10 * pictures / columns, 10 * columns).
+
+    Raises:
+        ValueError: for rows of another length, or too few for whole rows of tiles.
+    """
+    rows = np.asarray(rows)
+    if rows.ndim != 2 or rows.shape[1] != 64 or len(rows) % columns:
+        raise refuse("rows", f"of shape (a multiple of {columns}, 64)", rows.shape)
+    framed = np.pad(rows.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
+    return framed.reshape(-1, columns, 10, 10).swapaxes(1, 2).reshape(-1, 10 * columns)
+
+
 def png(pixels: np.ndarray, *, compress_level: int = 9) -> bytes:
     """Return ``pixels``, (height, width, 4) uint8, as the bytes of a PNG file without metadata.
 

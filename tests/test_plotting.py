@@ -62,3 +62,19 @@ def test_roles_differ_in_grey_print():
 
     shades = np.sort([luminance(c) + 0.05 for c in (plotting.TARGET, plotting.MODEL, plotting.ESTIMATE)])
     assert (shades[1:] / shades[:-1]).min() > 2
+
+
+def test_tiles_lie_row_by_row_with_a_frame_each():
+    rows = np.arange(1, 6 * 64 + 1).reshape(6, 64)
+    sheet = plotting.tiles(rows, 3)
+    assert sheet.shape == (20, 30)
+    np.testing.assert_array_equal(sheet[11:19, 21:29], rows[5].reshape(8, 8))
+    np.testing.assert_array_equal(sheet[1:9, 11:19], rows[1].reshape(8, 8))
+    assert not sheet[::10].any()
+    assert not sheet[:, 9::10].any()
+
+
+@pytest.mark.parametrize("shape", [(5, 64), (6, 63), (6, 8, 8)])
+def test_tiles_refuse_what_fills_no_sheet(shape):
+    with pytest.raises(ValueError, match=r"expected rows of shape \(a multiple of 3, 64\)"):
+        plotting.tiles(np.zeros(shape), 3)
