@@ -1,9 +1,12 @@
-"""How many operations a function takes: a count, the same on every run, where a clock is not."""
+"""What a function costs: operations, which are counted and the same on every run, and seconds, which are not."""
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import jax
+
+from gm_utils.validation import positive_int
 
 
 def operations(f: Callable[..., Any], *args: Any, compiled: bool = True) -> float:
@@ -34,3 +37,20 @@ def operations(f: Callable[..., Any], *args: Any, compiled: bool = True) -> floa
     if not count > 0:
         raise ValueError(f"expected f to take at least one operation, got a count of {count:g}")
     return count
+
+
+def seconds(f: Callable[..., Any], *args: Any, calls: int = 9) -> float:
+    """Return the wall time of the best of some calls ``f(*args)``, after one more that compiles, in seconds.
+
+    The best, because other work on the machine only adds. A call ends when its arrays hold their values.
+
+    Raises:
+        ValueError: if ``calls`` is no whole number above zero.
+    """
+    positive_int("calls", calls)
+    taken = []
+    for _ in range(1 + calls):
+        start = perf_counter()
+        jax.block_until_ready(f(*args))
+        taken.append(perf_counter() - start)
+    return min(taken[1:])

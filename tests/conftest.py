@@ -49,11 +49,15 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lane default alone runs, and bring the longest files to the front: both processes end together."""
+    """Mark what lane default alone runs, and put the files in order.
+
+    The notebooks come first, and leave what they compiled to all that run them again. Then the longest files, so that
+    both processes end together.
+    """
     for item in items:
         if item.path.name in ONCE:
             item.add_marker(pytest.mark.once)
-    items.sort(key=lambda item: [item.path.name not in ONCE, item.path.suffix != ".ipynb"])
+    items.sort(key=lambda item: [item.path.suffix != ".ipynb", item.path.name not in ONCE])
 
 
 def pytest_configure(config: pytest.Config) -> None:
