@@ -43,6 +43,7 @@ CHECKED = ("course.py", "gm_utils", "tests", "notebooks", "benchmarks", "docs")
 ROOT = Path(__file__).resolve().parent
 STAMP = "course-stamp.json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+COMPILED_HELP = "a folder that keeps what JAX compiles for the next command; without it everything is compiled anew"
 SETUP_START = "try:\n    import gm_utils"
 
 
@@ -830,10 +831,13 @@ def test(arguments: list[str]) -> int:
     """Run the suite: style, types, unit tests and every notebook."""
     parser = argparse.ArgumentParser(prog="course.py test", add_help=False, allow_abbrev=False)
     parser.add_argument("--lane", choices=LANES, default="default")
+    parser.add_argument("--compiled", type=Path, help=COMPILED_HELP)
     options, rest = parser.parse_known_args(arguments)
     lane = LANES[options.lane]
     python = environment(options.lane, {"lab", "test"})
     variables = without_compilation_cache(lane_environment(options.lane))
+    if options.compiled:
+        variables = with_compilation_cache(variables, options.compiled.resolve())
     paths = [word for word in rest if not word.startswith("-") and (ROOT / word.split("::")[0]).exists()]
     passed = True
     if lane.checks and not paths:
@@ -915,6 +919,7 @@ def colab(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="course.py colab", allow_abbrev=False)
     parser.add_argument("names", nargs="*", help="numbers or starts of names; all without")
     parser.add_argument("--check", action="store_true", help="execute the copies offline in Colab's versions")
+    parser.add_argument("--compiled", type=Path, help=COMPILED_HELP)
     options = parser.parse_args(arguments)
     folder = ROOT / "dist" / "colab"
     folder.mkdir(parents=True, exist_ok=True)
@@ -933,8 +938,9 @@ def colab(arguments: list[str]) -> int:
     python = environment("colab", {"lab"})
     before = distributions(python)
     settings = {"timeout": 600, "offline": True, "bare": True, "times": 2, "commit": False, "out": ""}
-    with tempfile.TemporaryDirectory() as compiled:
-        code = execute_in("colab", written, settings, compiled=Path(compiled), processes=2)
+    with tempfile.TemporaryDirectory() as passing:
+        compiled = (options.compiled or Path(passing)).resolve()
+        code = execute_in("colab", written, settings, compiled=compiled, processes=2)
     if distributions(python) != before:
         print("The copies have changed what is installed.")
         code = 1

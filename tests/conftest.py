@@ -17,7 +17,7 @@ jax.config.update("jax_default_matmul_precision", "highest")  # gm_utils sets it
 
 # The notebooks are run many times over, by several processes, with a fault planted each time: what one of them has
 # compiled, the others load. The variables are for the kernels and for pytest's other workers, which find them set.
-FIRST = "PYTEST_XDIST_WORKER" not in os.environ
+FIRST = "JAX_COMPILATION_CACHE_DIR" not in os.environ
 if FIRST:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gm-utils-compiled-")
 COMPILED = os.environ["JAX_COMPILATION_CACHE_DIR"]

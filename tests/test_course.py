@@ -264,8 +264,8 @@ def test_a_lane_without_its_python_is_skipped_by_name(checkout, monkeypatch, cap
 
 def test_every_lane_has_its_files_and_its_place_in_the_long_run():
     steps = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    looped = re.search(r"for lane in ([\w ]+);", steps)[1].split()
-    assert set(looped) | {"default"} == set(course.LANES)
+    tested = re.findall(r"course\.py test(?: --lane (\w+))?", steps)
+    assert [lane or "default" for lane in tested] == list(course.LANES)
     for lane in course.LANES.values():
         assert all((ROOT / pins).is_file() for pins in lane.pins)
 
@@ -526,6 +526,24 @@ def test_the_check_runs_every_copy_alone_and_watches_what_is_installed(
     assert lane == "colab"
     assert [path.relative_to(place / "dist" / "colab").as_posix() for path in paths] == names
     assert (options["offline"], options["bare"], options["times"]) == (True, True, 2)
+
+
+def test_what_the_tests_of_a_lane_compiled_serves_the_copies(place, small_package, monkeypatch):
+    write(place / "notebooks", "02_two", code(SETUP))
+    (place / "pyproject.toml").write_text("")
+    kept, given = place / "kept", []
+    monkeypatch.setattr(course, "ROOT", place)
+    monkeypatch.setattr(course, "environment", lambda name, extras: Path(name))
+    monkeypatch.setattr(course, "distributions", lambda python: "jax==1")
+    monkeypatch.setattr(course.subprocess, "call", lambda command, cwd, env: given.append(env) or 0)
+    monkeypatch.setattr(course, "execute_in", lambda *what, compiled, processes: given.append(compiled) or 0)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "of the user")
+    assert course.main(["test", "--lane", "colab", "--compiled", str(kept)]) == 0
+    assert course.main(["colab", "--check", "--compiled", str(kept)]) == 0
+    assert course.main(["test", "--lane", "colab"]) == 0
+    with_folder, folder, without = given
+    assert with_folder["JAX_COMPILATION_CACHE_DIR"] == str(folder) == str(kept)
+    assert "JAX_COMPILATION_CACHE_DIR" not in without
 
 
 def test_what_is_installed_is_listed_with_versions():
