@@ -847,8 +847,8 @@ def test(arguments: list[str]) -> int:
     what = rest if paths else ["tests", *select(ROOT / "notebooks", []), *rest]
     filters = [part for warning in lane.warnings for part in ("-W", warning)]
     chosen = [] if lane.checks else ["-m", "not once"]
-    # Two processes share the files, in the order of tests/conftest.py; the cells of a notebook need one kernel.
-    shared = [] if paths else ["--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    # Two processes share notebooks, classes and what else a file holds, in the order of tests/conftest.py.
+    shared = [] if paths else ["--numprocesses", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
     pytest = [python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", *shared, *filters, *chosen, *what]
     passed &= run_step(f"pytest, lane {options.lane}", pytest, variables)
     return 0 if passed else 1

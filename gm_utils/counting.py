@@ -39,7 +39,7 @@ def operations(f: Callable[..., Any], *args: Any, compiled: bool = True) -> floa
     return count
 
 
-def seconds(f: Callable[..., Any], *args: Any, calls: int = 9) -> float:
+def seconds(f: Callable[..., Any], *args: Any, calls: int = 30) -> float:
     """Return the wall time of the best of some calls ``f(*args)``, after one more that compiles, in seconds.
 
     The best, because other work on the machine only adds. A call ends when its arrays hold their values.

@@ -42,6 +42,9 @@ ONCE = [
     )
 ]  # fmt: skip
 
+# Of the others, those that take longest.
+LONG = [f"test_{name}.py" for name in ("autoregressive", "flows", "mixtures", "redraw", "tape", "training", "vae")]
+
 
 def pytest_unconfigure() -> None:
     for folder in (COMPILED, OFFLINE) if FIRST else (OFFLINE,):
@@ -49,15 +52,15 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lane default alone runs, and put the files in order.
+    """Mark what lane default alone runs, and put all in order.
 
-    The notebooks come first, and leave what they compiled to all that run them again. Then the longest files, so that
+    The notebooks come first, and leave what they compiled to all that run them again. Then what takes long, so that
     both processes end together.
     """
     for item in items:
         if item.path.name in ONCE:
             item.add_marker(pytest.mark.once)
-    items.sort(key=lambda item: [item.path.suffix != ".ipynb", item.path.name not in ONCE])
+    items.sort(key=lambda item: [item.path.suffix != ".ipynb", item.path.name not in ONCE, item.path.name not in LONG])
 
 
 def pytest_configure(config: pytest.Config) -> None:

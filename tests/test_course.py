@@ -463,7 +463,7 @@ def test_what_does_not_hang_on_versions_is_tested_in_one_lane(monkeypatch, lane,
     assert course.test(["--lane", lane, "-x"]) == 0
     assert [command[2] for command in ran] == steps
     assert ("not once" not in ran[-1]) == once
-    assert ran[-1][ran[-1].index("--dist") + 1] == "loadfile"  # or the cells of a notebook lose their kernel
+    assert ran[-1][ran[-1].index("--dist") + 1] == "loadscope"  # or the cells of a notebook lose their kernel
     assert ran[-1][-1] == "-x"
 
 

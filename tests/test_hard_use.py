@@ -135,23 +135,26 @@ def shown(page):
     }
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_two_kernels_of_a_notebook_at_once_show_the_same_page(path, tmp_path):
-    """They share the folder, the profile, the compilation cache and two cores; the path up to Further is enough."""
-    pages = [tools.read(path) for _ in range(2)]
-    for page in pages:
-        page.cells = tools.core(page)
-    options = {"timeout": 600, "kernel_name": "python3", "resources": {"metadata": {"path": str(tmp_path)}}}
+class TestTwoKernels:
+    """In a class, which the other process can take."""
 
-    async def both():
-        await asyncio.gather(*(NotebookClient(page, **options).async_execute() for page in pages))
+    @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+    def test_two_kernels_of_a_notebook_at_once_show_the_same_page(self, path, tmp_path):
+        """They share the folder, the profile, the compilation cache and two cores; the path up to Further is enough."""
+        pages = [tools.read(path) for _ in range(2)]
+        for page in pages:
+            page.cells = tools.core(page)
+        options = {"timeout": 600, "kernel_name": "python3", "resources": {"metadata": {"path": str(tmp_path)}}}
 
-    asyncio.run(both())
-    assert [course.problems_in(page) for page in pages] == [[], []]
-    first, second = map(shown, pages)
-    assert any(first.values())
-    assert first == second
-    assert list(tmp_path.iterdir()) == []
+        async def both():
+            await asyncio.gather(*(NotebookClient(page, **options).async_execute() for page in pages))
+
+        asyncio.run(both())
+        assert [course.problems_in(page) for page in pages] == [[], []]
+        first, second = map(shown, pages)
+        assert any(first.values())
+        assert first == second
+        assert list(tmp_path.iterdir()) == []
 
 
 # Interrupts

@@ -21,37 +21,16 @@ from gm_utils.plotting import figure
 NUMBERS = {path.name[:2]: path for path in tools.QUESTIONS}
 CASES = {number: importlib.import_module(f"cases_{number}") for number in NUMBERS}
 
+
 @pytest.fixture(autouse=True)
 def _rules_of_a_reader():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
-@pytest.fixture(scope="module", params=list(NUMBERS))
-def done(request):
-    return request.param, tools.run(tools.read(NUMBERS[request.param]))
-
-
-def test_every_experiment_over_its_whole_range(done):
-    _, ran = done
-    found = tools.experiments_of(ran)
-    assert found
-    assert {name: tools.sweep(one) for name, one in found.items()} == {name: [] for name in found}
-
-
-def test_a_second_run_in_the_same_names_gives_the_same_page(done):
-    number, ran = done
-    before = {name: claim.verdict for name, claim in ran.names.items() if hasattr(claim, "verdict")}
-    pictures = {name: one.pixels() for name, one in tools.experiments_of(ran).items()}
-    for cell in tools.code_cells(tools.read(NUMBERS[number])):
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            tools.run_cell(cell.source, ran.names)
-        if cell.source.startswith(tools.CHECKED):  # the stored text is that of a first run, as nbval sees to
-            stored = [output.text for output in cell.outputs if output.output_type == "stream"]
-            assert printed.getvalue() == "".join(stored), cell.id
-    assert {name: claim.verdict for name, claim in ran.names.items() if hasattr(claim, "verdict")} == before
-    for name, one in tools.experiments_of(ran).items():
-        np.testing.assert_array_equal(one.pixels(), pictures[name])
+@pytest.fixture(scope="class")
+def ran(request):
+    return tools.run(tools.read(NUMBERS[request.cls.number]))
 
 
 def exercises(notebook):
@@ -68,64 +47,90 @@ def exercises(notebook):
     return {name: (checks[name], by_name[name]) for name in checks}
 
 
-def test_exercises(done):
-    number, ran = done
-    found = exercises(tools.read(NUMBERS[number]))
-    assert len(found) >= 3
-    assert set(found) == set(CASES[number].MISTAKES)
-    for name, (cell, solution) in found.items():
-        assert ran.values[cell.id].status == "not attempted"
-        tools.run_cell(solution, ran.names)
-        assert tools.run_cell(cell.source, ran.names).status == "right", name
-        assert len(CASES[number].MISTAKES[name]) >= 3
-        for mistake in CASES[number].MISTAKES[name]:
-            tools.run_cell(mistake, ran.names)
-            assert tools.run_cell(cell.source, ran.names).status == "not yet", mistake
-
-
-BROKEN = [(number, *case) for number, cases in CASES.items() for case in cases.BROKEN]
-BROKEN_PAGES = [(number, *case) for number, cases in CASES.items() for case in getattr(cases, "BROKEN_PAGES", [])]
-
-
 def expected(claims):
     """Return {claim: verdict}. A list means that all turn to "wrong"; a dict says what a claim turns to."""
     return claims if isinstance(claims, dict) else dict.fromkeys(claims, "wrong")
 
 
-def test_every_fault_must_change_a_verdict(done):
-    number, ran = done
-    for case in BROKEN + BROKEN_PAGES:
-        if case[0] == number:
+def pytest_generate_tests(metafunc):
+    """Give each notebook's class its own faults: those planted in code, and those on the page."""
+    cases = CASES[metafunc.cls.number] if hasattr(metafunc.cls, "number") else None
+    if "fault" in metafunc.fixturenames:
+        metafunc.parametrize(("fault", "claims"), cases.BROKEN, ids=lambda value: getattr(value, "__name__", None))
+    elif "mistake" in metafunc.fixturenames:
+        metafunc.parametrize(("right", "mistake", "claims"), getattr(cases, "BROKEN_PAGES", []))
+
+
+class OfANotebook:
+    """One class a notebook, so that two processes can share the notebooks; all but the faults share one run."""
+
+    number: str
+
+    def test_every_experiment_over_its_whole_range(self, ran):
+        found = tools.experiments_of(ran)
+        assert found
+        assert {name: tools.sweep(one) for name, one in found.items()} == {name: [] for name in found}
+
+    def test_a_second_run_in_the_same_names_gives_the_same_page(self, ran):
+        before = {name: claim.verdict for name, claim in ran.names.items() if hasattr(claim, "verdict")}
+        pictures = {name: one.pixels() for name, one in tools.experiments_of(ran).items()}
+        for cell in tools.code_cells(tools.read(NUMBERS[self.number])):
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                tools.run_cell(cell.source, ran.names)
+            if cell.source.startswith(tools.CHECKED):  # the stored text is that of a first run, as nbval sees to
+                stored = [output.text for output in cell.outputs if output.output_type == "stream"]
+                assert printed.getvalue() == "".join(stored), cell.id
+        assert {name: claim.verdict for name, claim in ran.names.items() if hasattr(claim, "verdict")} == before
+        for name, one in tools.experiments_of(ran).items():
+            np.testing.assert_array_equal(one.pixels(), pictures[name])
+
+    def test_exercises(self, ran):
+        found = exercises(tools.read(NUMBERS[self.number]))
+        mistakes = CASES[self.number].MISTAKES
+        assert len(found) >= 3
+        assert set(found) == set(mistakes)
+        for name, (cell, solution) in found.items():
+            assert ran.values[cell.id].status == "not attempted"
+            tools.run_cell(solution, ran.names)
+            assert tools.run_cell(cell.source, ran.names).status == "right", name
+            assert len(mistakes[name]) >= 3
+            for mistake in mistakes[name]:
+                tools.run_cell(mistake, ran.names)
+                assert tools.run_cell(cell.source, ran.names).status == "not yet", mistake
+
+    def test_every_fault_must_change_a_verdict(self, ran):
+        for case in CASES[self.number].BROKEN + getattr(CASES[self.number], "BROKEN_PAGES", []):
             unmoved = [name for name, verdict in expected(case[-1]).items() if ran.names[name].verdict == verdict]
-            assert not unmoved, f"{case[1]}: the right page says the same"
+            assert not unmoved, f"{case[0]}: the right page says the same"
+
+    def test_verdicts_follow_the_evidence(self, ran):
+        # One test a notebook: with a case each, pytest would run the notebook anew for each.
+        sources = [cell.source for cell in tools.code_cells(tools.read(NUMBERS[self.number]))]
+        for claim, world, verdict in CASES[self.number].OTHER_WORLDS:
+            source = next(source for source in sources if f"{claim} = Claim(" in source)
+            names = ran.names | world
+            tools.run_cell(source[source.index(f"{claim} = Claim(") :], names)
+            assert names[claim].verdict == verdict, f"{claim} with other {', '.join(world)}"
+
+    def test_a_broken_implementation_flips_the_verdict(self, fault, claims, monkeypatch):
+        fault(monkeypatch)
+        self.verdicts_turn(tools.read(NUMBERS[self.number]), claims)
+
+    def test_a_mistake_on_the_page_flips_the_verdict(self, right, mistake, claims):
+        notebook = tools.read(NUMBERS[self.number])
+        cells = [cell for cell in tools.code_cells(notebook) if right in cell.source]
+        assert cells, "the code to break is on the page"
+        cells[0].source = cells[0].source.replace(right, mistake)
+        self.verdicts_turn(notebook, claims)
+
+    def verdicts_turn(self, notebook, claims):
+        ran = tools.run(tools.leading_to(notebook, claims), keep_going=True)
+        assert {name: ran.names[name].verdict for name in expected(claims)} == expected(claims)
 
 
-@pytest.mark.parametrize(("number", "fault", "claims"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
-def test_a_broken_implementation_flips_the_verdict(number, fault, claims, monkeypatch):
-    fault(monkeypatch)
-    ran = tools.run(tools.leading_to(tools.read(NUMBERS[number]), claims), keep_going=True)
-    assert {name: ran.names[name].verdict for name in expected(claims)} == expected(claims)
-
-
-@pytest.mark.parametrize(("number", "right", "mistake", "claims"), BROKEN_PAGES)
-def test_a_mistake_on_the_page_flips_the_verdict(number, right, mistake, claims):
-    notebook = tools.read(NUMBERS[number])
-    cells = [cell for cell in tools.code_cells(notebook) if right in cell.source]
-    assert cells, "the code to break is on the page"
-    cells[0].source = cells[0].source.replace(right, mistake)
-    ran = tools.run(tools.leading_to(notebook, claims), keep_going=True)
-    assert {name: ran.names[name].verdict for name in expected(claims)} == expected(claims)
-
-
-def test_verdicts_follow_the_evidence(done):
-    # One test a notebook: with a case each, pytest would run the notebook anew for each.
-    number, ran = done
-    sources = [cell.source for cell in tools.code_cells(tools.read(NUMBERS[number]))]
-    for claim, world, verdict in CASES[number].OTHER_WORLDS:
-        source = next(source for source in sources if f"{claim} = Claim(" in source)
-        names = ran.names | world
-        tools.run_cell(source[source.index(f"{claim} = Claim(") :], names)
-        assert names[claim].verdict == verdict, f"{claim} with other {', '.join(world)}"
+globals().update(
+    {f"Test{number}": type(f"Test{number}", (OfANotebook,), {"number": number}) for number in reversed(NUMBERS)}
+)
 
 
 def live(update):
