@@ -63,3 +63,13 @@ def test_the_film_is_short_small_and_moves():
         assert 700 <= frames.width <= 1000
     assert len(milliseconds) > 20
     assert 6_000 <= sum(milliseconds) <= 10_000
+
+
+def test_the_memory_of_every_notebook_is_stated_and_a_class_fits():
+    section = PAGES["README.md"].split("## A class on one server")[1].split("## ")[0]
+    names, _, sizes = ([cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"(?m)^\|.*$", section))
+    pages = sorted(path.stem for path in tools.FOLDER.glob("*.ipynb"))
+    assert [page[:2] if page[0].isdigit() else page for page in pages] == names
+    assert max(map(int, sizes)) <= 800
+    students, taken, memory = map(float, re.search(r"So (\d+) students .* take ([\d.]+) of (\d+) GB", section).groups())
+    assert round(students * max(map(int, sizes)) / 1000, 1) == taken < memory
