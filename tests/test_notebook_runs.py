@@ -21,6 +21,10 @@ from gm_utils.plotting import figure
 NUMBERS = {path.name[:2]: path for path in tools.QUESTIONS}
 CASES = {number: importlib.import_module(f"cases_{number}") for number in NUMBERS}
 
+compiled = []  # one entry for each time that XLA was asked for a program, seconds
+COMPILE = "/jax/core/compile/backend_compile_duration"
+jax.monitoring.register_event_duration_secs_listener(lambda name, s, **_: name == COMPILE and compiled.append(s))
+
 
 @pytest.fixture(autouse=True)
 def _rules_of_a_reader():
@@ -69,6 +73,10 @@ class OfANotebook:
     def test_every_experiment_over_its_whole_range(self, ran):
         found = tools.experiments_of(ran)
         assert found
+        compiled.clear()
+        for one in found.values():  # where a cell had forgotten what was compiled, the first move would lag
+            one.set()
+        assert not compiled, "a slider that moves for the first time waits for nothing"
         assert {name: tools.sweep(one) for name, one in found.items()} == {name: [] for name in found}
 
     def test_a_second_run_in_the_same_names_gives_the_same_page(self, ran):
