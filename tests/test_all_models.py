@@ -14,6 +14,7 @@ CELLS = {cell.id: cell.source for cell in tools.read(PAGE).cells}
 CLAIMS = {"claim_a": "wrong", "claim_b": "incomplete", "claim_c": "wrong", "claim_d": "incomplete", "claim_e": "wrong"}
 
 PASSES = ["family-code", "plane-family", "digits-scores-code", "table-show", "table-check", "claim-d"]
+ROUTES = ["claim-b-evidence", "claim-b-hidden", "claim-b-routes"]
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,8 @@ def test_a_mistake_on_the_page_flips_the_verdict(names, cells, right, mistake, c
          "the way back to pixels is exact"),
         (["digits-scores-code", "table-check"], "= nats(", "= -nats(",
          "on digits the flow's score is the best exact one, by over 4 standard errors"),
+        (ROUTES, "jnp.log(1 / 20)", "jnp.log(1 / 10)", "4,096 draws find the same"),
+        (ROUTES, "np.linspace(-5, 5, 201", "np.linspace(-2, 2, 81", "the grid holds the prior"),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_page_flips_a_check(names, capsys, cells, right, mistake, line):
