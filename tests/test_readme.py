@@ -71,5 +71,6 @@ def test_the_memory_of_every_notebook_is_stated_and_a_class_fits():
     pages = sorted(path.stem for path in tools.FOLDER.glob("*.ipynb"))
     assert [page[:2] if page[0].isdigit() else page for page in pages] == names
     assert max(map(int, sizes)) <= 800
-    students, taken, memory = map(float, re.search(r"So (\d+) students .* take ([\d.]+) of (\d+) GB", section).groups())
+    sentence = re.search(r"So (\d+) students' kernels .* take ([\d.]+) of (\d+) GB", section)
+    students, taken, memory = map(float, sentence.groups())
     assert round(students * max(map(int, sizes)) / 1000, 1) == taken < memory
