@@ -41,7 +41,7 @@ def points(features, n=20, seed=1):
 
 def dense_log_det(function, x):
     """Return log |det d f / d x|, (batch,), from the Jacobian of every point in float64."""
-    jacobians = jax.jit(jax.vmap(jax.jacobian(lambda point: function(point[None])[0][0])))(x)
+    jacobians = jax.jit(jax.vmap(jax.jacfwd(lambda point: function(point[None])[0][0])))(x)
     return np.linalg.slogdet(np.asarray(jacobians, np.float64))[1]
 
 

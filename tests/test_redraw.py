@@ -12,10 +12,13 @@ from gm_utils.redraw import Redraw
 GRID = np.linspace(0, 6, 50)
 
 
-def busy_figure():
-    """Return a figure with lines, a legend, an image, points, a colour bar, twin axes, free text and a suptitle."""
+def busy_figure(layout=None):
+    """Return a figure with lines, a legend, an image, points, a colour bar, twin axes, free text and a suptitle.
+
+    A layout engine runs before the first picture only, and would take a third of each test's time.
+    """
     rng = np.random.default_rng(0)
-    figure = Figure(figsize=(7, 3), dpi=50, layout="constrained")
+    figure = Figure(figsize=(7, 3), dpi=50, layout=layout)
     left, right = figure.subplots(1, 2)
     lines = [left.plot(GRID, np.sin(GRID + k), label=f"phase {k}")[0] for k in range(2)]
     left.set(xlabel="x", ylabel="sin x", title="two sines", ylim=(-1.2, 1.2))
@@ -119,8 +122,9 @@ def test_picture_equals_a_full_draw_after_every_change(name):
     np.testing.assert_array_equal(redraw.pixels(), redraw.full_draw())
 
 
-def test_data_moves_reuse_the_background():
-    figure, parts = busy_figure()
+@pytest.mark.parametrize("layout", [None, "constrained"])
+def test_data_moves_reuse_the_background(layout):
+    figure, parts = busy_figure(layout)
     redraw = Redraw(figure)
     before = redraw.full_draws
     first = redraw.pixels()
