@@ -63,8 +63,16 @@ class VAE(nnx.Module):
         return self.decoder(array_of_shape("z", jnp.asarray(z, jnp.float32), ("batch", self.sizes[1])))
 
     def log_likelihood(self, x: Any, z: Any) -> jax.Array:
-        """Return log p(x | z) in nats, (batch,): a Bernoulli term for each feature. Override for other data."""
-        logits = self.decode(z)
+        """Return log p(x | z) in nats, (batch,): a Bernoulli term for each feature. Override for other data.
+
+        Args:
+            x: (batch, features), zeros and ones.
+            z: (batch, latent).
+
+        Raises:
+            ValueError: for another shape and for values other than 0 and 1; traced values cannot be checked.
+        """
+        x, logits = self._observed(x), self.decode(z)
         return (x * logits - jax.nn.softplus(logits)).sum(axis=-1)
 
     def elbo(self, key: jax.Array, x: Any, beta: Any = 1.0) -> jax.Array:
@@ -82,9 +90,9 @@ class VAE(nnx.Module):
             (batch,). Its negative mean is the loss.
 
         Raises:
-            ValueError: for another shape and for values other than 0 and 1; traced values cannot be checked.
+            ValueError: for another shape, and for values that ``log_likelihood`` refuses.
         """
-        x = self._observed(x)
+        x = self._x(x)
         mean, log_var = self.encode(x)
         kl = kl_to_prior(mean, log_var).sum(axis=-1)
         return self.log_likelihood(x, reparameterise(key, mean, log_var)) - beta * kl
@@ -107,7 +115,7 @@ class VAE(nnx.Module):
         Raises:
             ValueError: as for ``elbo``, and for a number of samples that is no whole number above zero.
         """
-        x, samples = self._observed(x), positive_int("samples", samples)
+        x, samples = self._x(x), positive_int("samples", samples)
         mean, log_var = self.encode(x)
 
         def log_weight(key: jax.Array) -> jax.Array:

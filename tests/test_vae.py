@@ -69,9 +69,6 @@ class Linear(VAE):
         covariance = self.weights[...] @ self.weights[...].T + self.std**2 * jnp.eye(self.sizes[0])
         return multivariate_normal(cov=np.asarray(covariance)).logpdf(np.asarray(x))
 
-    def _observed(self, x):
-        return x
-
 
 def linear(columns):
     """Return a linear VAE of 5 features and data drawn from it; orthogonal columns leave no gap."""
