@@ -38,6 +38,8 @@ def _short(value: Any) -> str:
 
 def _difference(got: Any, wanted: Any, rtol: float) -> str | None:
     """Return what is wrong with ``got``, or None; both are numbers, arrays, words, or pytrees of these."""
+    if any(part is None for part in jax.tree.leaves(got, is_leaf=lambda part: part is None)):
+        return f"expected {_structure(wanted)}, got None in it"
     mine_tree: Any = jax.tree.structure(got)
     if mine_tree != jax.tree.structure(wanted):
         return f"expected {_structure(wanted)}, got {_structure(got)}"
@@ -48,11 +50,9 @@ def _difference(got: Any, wanted: Any, rtol: float) -> str | None:
             if mine.casefold() != theirs.casefold():
                 return f"{mine!r} is not the word looked for"  # nor is that told, as there are few
             continue
-        theirs = np.asarray(theirs)
-        try:
-            mine = np.asarray(mine, dtype=theirs.dtype)
-        except (TypeError, ValueError):
-            return f"expected numbers, got {mine!r}"
+        mine, theirs = np.asarray(mine), np.asarray(theirs)
+        if mine.dtype.kind not in "biuf":  # booleans, whole numbers with and without a sign, floats
+            return f"expected numbers, got {mine.tolist()!r}"
         if mine.shape != theirs.shape:
             return f"expected shape {theirs.shape}, got {mine.shape}"
         finite = np.abs(theirs[np.isfinite(theirs)])

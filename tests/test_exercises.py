@@ -43,6 +43,7 @@ def test_not_attempted(answer):
         (lambda x, y: (x @ y)[:2], "expected shape (3,), got (2,)"),
         (lambda x, y: (x @ y, 1.0), "expected one array, got a tuple of 2"),
         (lambda x, y: "seven", "expected numbers, got 'seven'"),
+        (lambda x, y: (None, None), "expected one array, got None in it"),
         (lambda x, y: 1 / 0, "raised ZeroDivisionError"),
         (lambda x: x, "raised TypeError"),
         (lambda x, y: x @ y * (1 if x[0, 0] == INPUTS[0][0][0, 0] else 2), "expected ["),
@@ -64,6 +65,14 @@ def test_infinities_and_nan_are_compared_exactly():
     one = [(jnp.ones(2),)]
     assert run(lower, lower, one).status == "right"
     assert run(lambda x: jnp.array([-1e9, 1.0]), lower, one).status == "not yet"
+
+
+def test_whole_numbers_and_truth_values_are_not_rounded_to():
+    one = [(np.arange(4),)]
+    assert run(lambda x: x + 0.0, lambda x: x, one).status == "right"
+    assert run(lambda x: x + 0.9, lambda x: x, one).status == "not yet"
+    assert run(lambda x: x > 1, lambda x: x > 1, one).status == "right"
+    assert run(lambda x: np.maximum(x - 1, 0), lambda x: x > 1, one).status == "not yet"
 
 
 def test_tolerance_is_relative():
