@@ -31,7 +31,12 @@ def minibatch(key: jax.Array, step: int, *, rows: int, batch_size: int) -> tuple
 
     A loop written by hand that calls this trains on the same minibatches as ``fit`` with the same key. With
     ``fit_adversarial`` the steps to count are single updates: of the discriminator, then of the generator.
+
+    Raises:
+        ValueError: for a batch size that is no whole number from 1 to ``rows``.
     """
+    if positive_int("batch_size", batch_size) > rows:
+        raise refuse("batch_size", f"to be at most the {rows} rows of the data", batch_size)
     return rows_of_steps(key, step, 1, rows, batch_size)[0], jax.random.fold_in(key, step)
 
 
@@ -195,7 +200,7 @@ class Runner:
         limits = np.full(self.good.refused.shape, total, np.int32)  # members make no update from this number on
         refused: dict[int, tuple[int, str]] = {}
         now, good_at, done = self.good, 0, 0  # done: the updates that now has behind it
-        length = len(turns)  # of the next chunk; one round first: it compiles
+        length = min(len(turns), capacity - 1)  # of the next chunk; one round first: it compiles
         bar = Bar(job.steps) if progress else None
         _give_back_memory()
         try:

@@ -40,7 +40,8 @@ class Diverged(RuntimeError):
             the loss of the one that was refused.
         losses: after ``fit`` the good losses, (step,); after ``fit_many`` (models, steps), NaN from a member's
             refused step on. After the adversarial runs the same with a leading axis of 2, as they return it.
-        members: after ``fit_many`` the refused step of each diverged member, ``{member: step}``; empty after ``fit``.
+        members: after ``fit_many`` and ``fit_adversarial_many`` the refused step of each diverged member,
+            ``{member: step}``; empty after a single run.
     """
 
     def __init__(self, message: str, *, step: int, loss: float, losses: jax.Array, members: dict[int, int]):
@@ -330,8 +331,9 @@ def _started(model: nnx.Module, optimizer: Any, *, continues: bool) -> nnx.Optim
 
 
 def _refuse_other_than_modules(what: str, models: Sequence[Any]) -> None:
-    if not models or not all(isinstance(model, nnx.Module) for model in models):
-        kinds = [type(model).__name__ for model in models]
+    several = isinstance(models, list | tuple)
+    if not several or not models or not all(isinstance(model, nnx.Module) for model in models):
+        kinds = [type(model).__name__ for model in models] if several else type(models).__name__
         one = what == "model"
         raise refuse(what, "to be an nnx.Module" if one else "to be a list of nnx modules", kinds[0] if one else kinds)
     if len({id(model) for model in models}) < len(models):

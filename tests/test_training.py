@@ -204,6 +204,8 @@ def test_an_epoch_uses_each_row_at_most_once_and_epochs_differ():
     together = loop.rows_of_steps(KEY, 1, 4, 50, 16)
     np.testing.assert_array_equal(together, drawn[1:5])
     assert not np.array_equal(drawn[0], minibatch(jax.random.key(8), 0, rows=50, batch_size=16)[0])
+    with pytest.raises(ValueError, match="expected batch_size to be at most the 50 rows of the data, got 51"):
+        minibatch(KEY, 0, rows=50, batch_size=51)
 
 
 def test_other_variables_are_carried_along():
@@ -560,17 +562,20 @@ class Point(nnx.Module):
         self.at = nnx.Param(jnp.asarray(start, jnp.float32))
 
 
+def clip(critic):
+    critic.weight[...] = jnp.clip(critic.weight[...], -1.0, 1.0)
+
+
+def critic_of(generator, critic, batch):
+    return critic_loss(critic(batch), critic(generator.at[...][None, None]))
+
+
+def point_of(generator, critic, batch):
+    return wasserstein_generator_loss(critic(generator.at[...][None, None]))
+
+
 def test_a_critic_of_limited_slope_pulls_a_point_to_the_mean():
     """With f(x) = w x and |w| <= 1 the generator moves by the rate times w: it arrives, and W1 is |mean - at|."""
-    def clip(critic):
-        critic.weight[...] = jnp.clip(critic.weight[...], -1.0, 1.0)
-
-    def critic_of(generator, critic, batch):
-        return critic_loss(critic(batch), critic(generator.at[...][None, None]))
-
-    def point_of(generator, critic, batch):
-        return wasserstein_generator_loss(critic(generator.at[...][None, None]))
-
     generator, critic = Point(-1.0), Line(1)
     x = 3.0 + jax.random.normal(KEY, (40, 1))
     seen = []
@@ -586,6 +591,16 @@ def test_a_critic_of_limited_slope_pulls_a_point_to_the_mean():
     gap = np.mean(x) - (-1.0 + 0.05 * np.arange(1, 60))
     np.testing.assert_allclose(d[1:], -gap, rtol=1e-5)
     np.testing.assert_allclose(g, 1.0 - 0.05 * np.arange(60), rtol=1e-4, atol=1e-5)
+
+
+def test_a_round_may_be_longer_than_the_rows_that_are_drawn_at_a_time():
+    generator, critic, rounds = Point(-1.0), Line(1), []
+    fit_adversarial(
+        generator, critic, np.full((16384, 1), 3.0), losses=(point_of, critic_of), key=KEY, batch_size=16384, steps=2,
+        optimizers=(optax.sgd(0.05), optax.sgd(1.0)), discriminator_steps=100, project=clip, watch=rounds.append,
+    )  # fmt: skip
+    assert rounds == [0, 1, 2]
+    assert (float(generator.at[...]), float(critic.weight[...][0])) == (pytest.approx(-0.9), 1.0)
 
 
 @pytest.mark.parametrize(("every", "steps"), [(1, 4), (3, 7), (50, 4)])
@@ -887,6 +902,7 @@ ONE_LINE = Line()
     ("models", "settings", "message"),
     [
         ([], None, "expected models to be a list of nnx modules, got"),
+        (ONE_LINE, None, "expected models to be a list of nnx modules, got Line"),
         ([Line(), 3], None, r"expected models to be a list of nnx modules, got \['Line', 'int'\]"),
         ([ONE_LINE, ONE_LINE], None, "expected models to be different objects, got one of them twice"),
         ([Line(3), Line(4)], None, r"expected models to share the shapes \[\(3,\)\] of the first, got \[\(4,\)\] in 1"),
