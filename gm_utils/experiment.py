@@ -69,6 +69,8 @@ class _Control:
             decimals = [len(f"{part:.10f}".rstrip("0").split(".")[1]) for part in (low, step)]
             self.decimals = 0 if whole else max(decimals)
             self.values = [low + k * step if whole else round(low + k * step, self.decimals) for k in range(count + 1)]
+            if not self._on_a_step(start):
+                raise refuse(f"control {name}", "with start - low a whole number of steps", spec)
             kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
             shown = {} if whole else {"readout_format": f".{self.decimals}f"}
             self.widget = kind(value=start, min=low, max=high, step=step, layout=layout, **label, **shown)
@@ -87,13 +89,15 @@ class _Control:
         if self.decimals is None:
             fits, wanted = value in self.values, f"to be one of {self.values}"
         else:
-            low, high = self.values[0], self.values[-1]
             number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            whole = isinstance(low, float) or (number and value == int(value))
-            fits, wanted = number and low <= value <= high and whole, f"to lie in [{low}, {high}]"
+            fits = number and self._on_a_step(value)
+            wanted = f"to lie in [{self.values[0]}, {self.values[-1]}], on a step of {self.widget.step}"
         if not fits:
             raise refuse(self.name, wanted, repr(value))
         return value
+
+    def _on_a_step(self, value: Any) -> bool:
+        return bool((np.abs(np.subtract(self.values, value)) <= 1e-9 * (self.values[-1] - self.values[0])).any())
 
 
 class Experiment:

@@ -82,14 +82,17 @@ def test_whole_numbers_stay_whole():
     parts = Parts(rate=(1, 9, 4, 5))
     assert parts.experiment.controls["rate"] == [1, 5, 9]
     assert isinstance(parts.calls[0], int)
-    with pytest.raises(ValueError, match="expected rate to lie in"):
-        parts.experiment.set(rate=1.5)
+    for wrong in (1.5, 2, np.inf):
+        with pytest.raises(ValueError, match=r"expected rate to lie in \[1, 9\], on a step of 4"):
+            parts.experiment.set(rate=wrong)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rate": 2.1}, r"expected rate to lie in \[0.5, 2.0\], got 2.1"),
+        ({"rate": 2.1}, r"expected rate to lie in \[0.5, 2.0\], on a step of 0.1, got 2.1"),
+        ({"rate": 0.85}, "expected rate to lie in .*, on a step of 0.1, got 0.85"),
+        ({"rate": float("inf")}, "expected rate to lie in"),
         ({"rate": "fast"}, "expected rate to lie in"),
         ({"rate": float("nan")}, "expected rate to lie in"),
         ({"speed": 1.0}, "expected a control among rate, got speed"),
@@ -111,6 +114,7 @@ def test_set_refuses_and_moves_nothing(values, message):
         ({"rate": (0.0, 1.0, 0.0, 0.5)}, "step > 0"),
         ({"rate": (0.0, 1.0, 0.3, 0.3)}, "whole number of steps"),
         ({"rate": (0.0, 1.0, 0.1, 7.0)}, "low <= start <= high"),
+        ({"rate": (0.0, 1.0, 0.25, 0.3)}, "with start - low a whole number of steps"),
         ({"rate": ["one"]}, "two or more choices"),
         ({"speed": (0.0, 1.0, 0.1, 0.5)}, "expected update to take the controls speed"),
     ],
