@@ -98,11 +98,10 @@ def embed(classifier: DigitClassifier, images: Any) -> tuple[np.ndarray, np.ndar
     """Return the features, (n, features), and the predicted classes, (n,), of images of shape (n, inputs).
 
     Raises:
-        ValueError: for another shape, and for NaN.
+        ValueError: for another shape, and for pixels outside [0, 1].
     """
     inputs = classifier.first.kernel.shape[0]
-    images = array_of_shape("images", jnp.asarray(images, jnp.float32), ("n", inputs))
-    finite("images", images)
+    images = _pixels(images, inputs)
     features, classes = _embed(classifier, images)
     return np.asarray(features), np.asarray(classes)
 
@@ -194,11 +193,16 @@ def _embed(classifier: DigitClassifier, images: jax.Array) -> tuple[jax.Array, j
     return features, classifier.last(features).argmax(axis=1)
 
 
-def _labelled(images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
-    images = array_of_shape("images", jnp.asarray(images, jnp.float32), ("n", "inputs"))
+def _pixels(images: Any, inputs: int | str = "inputs") -> jax.Array:
+    images = array_of_shape("images", jnp.asarray(images, jnp.float32), ("n", inputs))
     values = np.asarray(images)
     if not (values.min() >= 0 and values.max() <= 1):
         raise refuse("images", "to lie in [0, 1]", f"values from {values.min()} to {values.max()}")
+    return images
+
+
+def _labelled(images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+    images = _pixels(images)
     labels = array_of_shape("labels", labels, images.shape[:1])
     return images, jnp.asarray(_classes("labels", labels), jnp.int32)
 

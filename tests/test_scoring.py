@@ -166,5 +166,6 @@ def test_embed_refuses(trained):
     _, (grey, _, _) = trained
     with pytest.raises(ValueError, match=r"expected images of shape \(n, 64\)"):
         embed(grey, np.zeros((3, 63)))
-    with pytest.raises(ValueError, match="expected images to be finite"):
-        embed(grey, np.full((3, 64), np.nan))
+    for wrong in (np.nan, 16.0, -0.5):
+        with pytest.raises(ValueError, match=r"expected images to lie in \[0, 1\], got values from"):
+            embed(grey, np.full((3, 64), wrong))
