@@ -112,6 +112,7 @@ def read(path: str | Path = FILE) -> Syllabus:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise refuse(str(path), "to be TOML in UTF-8", str(error)) from None
+    _check_kind("[paper]", dict, content.get("paper", {}))
     marks, entries = content.get("paper", {}).get("marks"), content.get("question")
     if not marks or not entries:
         raise refuse(str(path), "to have [paper] with its marks, and a [[question]]", f"the tables {sorted(content)}")
@@ -285,9 +286,7 @@ def filled(question: Question, chosen: dict[str, float]) -> Question:
     try:
         points = tuple(point._replace(words=text(point.words)) for point in question.points)
         asked = {name: values[name] for name in question.numbers}
-        done = question._replace(
-            ask=text(question.ask), points=points, answer=text(question.answer), values={**values, **asked}
-        )
+        done = question._replace(ask=text(question.ask), points=points, answer=text(question.answer), values=values)
     except KeyError as missing:
         raise refuse(f"{missing.args[0]} of {asker}", "to be drawn or computed", f"only {sorted(values)}") from None
     for name, value in asked.items():
@@ -303,7 +302,7 @@ def shown(value: float) -> str:
 
 def is_right(answer: float, value: float) -> bool:
     """Return whether a number given as an answer is right: within 1 %, or 0.0005 where the right one is zero."""
-    return abs(answer - value) <= max(0.01 * abs(value), 0.0005)
+    return abs(answer - value) <= (0.01 * abs(value) if value else 0.0005)
 
 
 # As Markdown, for pages that no kernel stands behind

@@ -89,6 +89,7 @@ def test_thirds_and_tenths_of_a_mark_add_up(tmp_path):
             "points = [ 2,",
             "expected point 1 of question 1 of the file, 'What is a generative model?' to be",
         ),
+        ("\n[paper]\n", "\n[[paper]]\n", "expected [paper] to be a table { ... }, got [{"),
         ("marks = [2, 2,", "marks = ['2', 2,", "expected each of the marks of [paper] to be a number, got '2'"),
         ("\n[paper]\n", "\n[paper\n", "to be TOML in UTF-8, got Expected ']'"),
         ("[0.6, 0.7, 0.75]", "0.6", "to be a list [ ... ], got 0.6"),
@@ -289,6 +290,13 @@ def accepted(questions):
                 slips = SLIPS[question.slot, name](values)
                 found += [(name, chosen, slip) for slip in slips if syllabus.is_right(slip, values[name])]
     return found
+
+
+def test_a_number_is_right_within_one_percent_and_zero_within_half_a_thousandth():
+    for answer, value in ((1.009, 1), (-0.0101, -0.01), (4e-4, 0)):
+        assert syllabus.is_right(answer, value)
+    for answer, value in ((1.011, 1), (3e-4, 4e-4), (0, 4e-4), (6e-4, 0)):
+        assert not syllabus.is_right(answer, value)
 
 
 def test_no_common_slip_is_judged_right():
