@@ -24,7 +24,31 @@ from gm_utils.autoregressive import Fixed, MaskedNetwork, compiled, degrees_of
 from gm_utils.validation import array_of_shape, finite, positive, positive_int, refuse
 
 
-class AutoregressiveLayer(nnx.Module):
+class Bijection(nnx.Module):
+    """An invertible map with log-determinants; its kinds have ``_forward`` and ``_inverse``, on (features, batch)."""
+
+    features: int
+
+    def forward(self, x: Any) -> tuple[jax.Array, jax.Array]:
+        """Go from data to noise: (u, log_det), (batch, features) and (batch,), at ``x`` of shape (batch, features).
+
+        Raises:
+            ValueError: for an ``x`` of another shape.
+        """
+        u, log_det = compiled(self, "_forward", _columns("x", x, self.features))
+        return u.T, log_det
+
+    def inverse(self, u: Any) -> tuple[jax.Array, jax.Array]:
+        """Go from noise to data: (x, log_det), (batch, features) and (batch,), at ``u`` of shape (batch, features).
+
+        Raises:
+            ValueError: for a ``u`` of another shape.
+        """
+        x, log_det = compiled(self, "_inverse", _columns("u", u, self.features))
+        return x.T, log_det
+
+
+class AutoregressiveLayer(Bijection):
     """u_i = (x_i - shift_i) exp(-log_scale_i), both functions of the features before x_i in the order.
 
     The log-determinant of ``forward`` is -sum_i log_scale_i, and ``inverse`` sets the features one after the other.
@@ -56,24 +80,6 @@ class AutoregressiveLayer(nnx.Module):
         self.max_log_scale = float(positive("max_log_scale", max_log_scale))
         degrees = self._degrees(degrees_of(order, features))
         self.network = MaskedNetwork(degrees, hidden, 2, rngs=rngs, activation=activation, last_scale=0.01)
-
-    def forward(self, x: Any) -> tuple[jax.Array, jax.Array]:
-        """Return (u, log_det), (batch, features) and (batch,), at ``x`` of shape (batch, features).
-
-        Raises:
-            ValueError: for an ``x`` of another shape.
-        """
-        u, log_det = compiled(self, "_forward", _columns("x", x, self.features))
-        return u.T, log_det
-
-    def inverse(self, u: Any) -> tuple[jax.Array, jax.Array]:
-        """Return (x, log_det), (batch, features) and (batch,), at ``u`` of shape (batch, features).
-
-        Raises:
-            ValueError: for a ``u`` of another shape.
-        """
-        x, log_det = compiled(self, "_inverse", _columns("u", u, self.features))
-        return x.T, log_det
 
     def conditioner(self, x: Any) -> tuple[jax.Array, jax.Array]:
         """Return (shift, log_scale), (batch, features) each, as functions of ``x`` (batch, features).
@@ -149,7 +155,7 @@ class CouplingLayer(AutoregressiveLayer):
         return u * jnp.exp(log_scale) + shift, log_scale.sum(axis=0)
 
 
-class MAF(nnx.Module):
+class MAF(Bijection):
     """Masked autoregressive flow: autoregressive layers, each of which models the noise that the one before leaves.
 
     Density in one pass, samples feature by feature. Source: Papamakarios, Pavlakou and Murray (2017,
@@ -218,24 +224,6 @@ class MAF(nnx.Module):
             raise refuse("k", f"from 0 to {self.layers - 1}", k)
         graphdef, state = nnx.split(self.stack)
         return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[k], state))
-
-    def forward(self, x: Any) -> tuple[jax.Array, jax.Array]:
-        """Go from data to noise: (u, log_det), (batch, features) and (batch,), at ``x`` of shape (batch, features).
-
-        Raises:
-            ValueError: for an ``x`` of another shape.
-        """
-        u, log_det = compiled(self, "_forward", _columns("x", x, self.features))
-        return u.T, log_det
-
-    def inverse(self, u: Any) -> tuple[jax.Array, jax.Array]:
-        """Go from noise to data: (x, log_det), (batch, features) and (batch,), at ``u`` of shape (batch, features).
-
-        Raises:
-            ValueError: for a ``u`` of another shape.
-        """
-        x, log_det = compiled(self, "_inverse", _columns("u", u, self.features))
-        return x.T, log_det
 
     def log_prob(self, x: Any) -> jax.Array:
         """Return the log density in nats, (batch,), at ``x`` of shape (batch, features).
