@@ -264,8 +264,9 @@ def test_a_lane_without_its_python_is_skipped_by_name(checkout, monkeypatch, cap
 
 def test_every_lane_has_its_files_and_its_place_in_the_long_run():
     steps = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    tested = re.findall(r"course\.py test(?: --lane (\w+))?", steps)
+    tested = re.findall(r"(?m)^step .*course\.py test(?: --lane (\w+))?", steps)
     assert [lane or "default" for lane in tested] == list(course.LANES)
+    assert re.findall(r"for lane in (.*);", steps) == [" ".join(course.LANES)]
     for lane in course.LANES.values():
         assert all((ROOT / pins).is_file() for pins in lane.pins)
 
