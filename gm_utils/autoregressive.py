@@ -406,7 +406,8 @@ def ar_log_prob(x: Any, coefficients: Any, scale: Any, *, conditional: bool = Fa
     if conditional and times <= p:
         raise refuse("x", f"to have more than {p} times", times)
     if not conditional and not traced(coefficients):
-        largest = max((abs(a[-1]) for a in _predictors(np.asarray(coefficients, np.float64))[1:]), default=0.0)
+        with np.errstate(all="ignore"):  # of partial autocorrelations of size 1 come infinity and NaN, refused below
+            largest = max((abs(a[-1]) for a in _predictors(np.asarray(coefficients, np.float64))[1:]), default=0.0)
         if not largest < 1:
             raise refuse(
                 "coefficients", "of a stationary process, partial autocorrelations within (-1, 1)",

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_utils.validation import array_of_shape, broadcast, finite, floats, refuse, traced
+from gm_utils.validation import array_of_shape, broadcast, finite, floats, positive, refuse, traced
 
 
 def kl_categorical(p: Any, q: Any) -> jax.Array:
@@ -97,9 +97,7 @@ def wasserstein_histogram(p: Any, q: Any, spacing: Any = 1.0) -> jax.Array:
         ValueError: as for ``kl_categorical``, and for another ``spacing``.
     """
     p, q = _two_distributions(p, q)
-    spacing = array_of_shape("spacing", floats(spacing), ())
-    if not traced(spacing) and not 0 < float(spacing) < np.inf:
-        raise refuse("spacing", "to be finite and above zero", float(spacing))
+    spacing = array_of_shape("spacing", floats(positive("spacing", spacing)), ())
     # The last difference is 1 - 1.
     return spacing * jnp.abs(jnp.cumsum(p - q, axis=-1)[..., :-1]).sum(axis=-1)
 

@@ -302,8 +302,9 @@ def importance_estimate(values: Any, log_weights: Any, *, self_normalised: bool 
 
     Weights are handled relative to the largest. So they may spread over thousands of nats, and a constant added to all
     log weights moves ``log_normaliser`` by itself, multiplies the unbiased value and its error by its exponential, and
-    leaves the rest as it was. An unbiased value may not fit in float32: largest log weights beyond +-80 are refused
-    there. Where JAX traces the call, no value can be looked at: then a bad input shows as NaN, infinity or zero.
+    leaves the rest as it was, as far as float32 holds the log weights: of -1e6 it keeps steps of 1/16 nat. An unbiased
+    value may not fit in float32: largest log weights beyond +-80 are refused there. Where JAX traces the call, no value
+    can be looked at: then a bad input shows as NaN, infinity or zero.
 
     Args:
         values: f at the draws, ``(n,)`` or ``(n, k)`` for k functions, with n of 2 or more. Draws of weight zero are

@@ -71,8 +71,10 @@ def positive_int(what: str, value: Any) -> int:
 
 def positive(what: str, value: Any) -> Any:
     """Return ``value``, a scalar, after checking that it lies between zero and infinity, unless JAX traces it."""
-    if not traced(value) and not 0 < value < np.inf:
-        raise refuse(what, "to be a finite number above zero", repr(value))
+    if not traced(value):
+        number = np.asarray(value)
+        if number.ndim or number.dtype.kind not in "iuf" or not 0 < number < np.inf:
+            raise refuse(what, "to be a finite number above zero", repr(value))
     return value
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gm_utils.validation import array_of_shape, finite, floats, positive_int, refuse, traced
+from gm_utils.validation import array_of_shape, finite, floats, positive, positive_int, refuse, traced
 
 LogDensity = Callable[[jax.Array], jax.Array]
 
@@ -35,8 +35,7 @@ def elbo(log_joint: LogDensity, log_q: LogDensity, samples: Any) -> jax.Array:
     Raises:
         ValueError: for samples of another shape, and for functions that do not return one number for each.
     """
-    drawn = samples if isinstance(samples, jax.Array) else floats(samples)  # whole numbers of a discrete z stay whole
-    samples = array_of_shape("samples", drawn, ("n", "d"))
+    samples = array_of_shape("samples", samples, ("n", "d"))  # whole numbers of a discrete z stay whole
     return (_values("log_joint", log_joint, samples) - _values("log_q", log_q, samples)).mean()
 
 
@@ -151,8 +150,7 @@ def metropolis(
     """
     start = array_of_shape("start", floats(start), ("chains", "d"))
     positive_int("steps", steps)
-    if not traced(scale) and not 0 < float(scale) < np.inf:
-        raise refuse("scale", "to be finite and above zero", scale)
+    positive("scale", scale)
     density = _values("log_prob", log_prob, start)
     finite("log_prob(start)", density)
     return _chains(key, log_prob, start, jnp.asarray(scale, start.dtype), steps)

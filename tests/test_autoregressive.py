@@ -334,6 +334,7 @@ REFUSALS = {
     "NaN coefficients": (lambda: ar_log_prob([[0.0]], [np.nan], 1.0), "expected coefficients to be finite"),
     "a matrix of coefficients": (lambda: ar_log_prob([[0.0]], [[0.1]], 1.0), "expected coefficients of shape"),
     "scale zero": (lambda: ar_log_prob([[0.0]], [0.1], 0.0), "expected scale to be a finite number above zero"),
+    "a root of size 1": (lambda: ar_log_prob([[0.0]], [0.5, 1.0], 1.0), "expected coefficients of a stationary"),
     "a random walk": (lambda: ar_log_prob([[0.0]], [1.0], 1.0), "expected coefficients of a stationary process"),
     "an explosive pair": (lambda: ar_log_prob([[0.0]], [0.5, 0.6], 1.0), "expected coefficients of a stationary"),
     "a short condition": (lambda: ar_log_prob([[0.0]], [0.5], 1.0, conditional=True), "to have more than 1 times"),

@@ -80,6 +80,13 @@ def test_bound_and_divergence_add_up_to_the_evidence(r):
         assert float(bound + gap) == pytest.approx(LOG_EVIDENCE, abs=50 * size * float(np.finfo(np.float32).eps))
 
 
+@pytest.mark.parametrize("kind", [list, np.array, jnp.array])
+def test_whole_numbers_of_a_discrete_code_stay_whole(kind):
+    table = jnp.log(jnp.array([0.2, 0.8]))
+    by_index = lambda z: table[z[:, 0]]  # noqa: E731
+    assert float(elbo(by_index, lambda z: jnp.zeros(len(z)), kind([[0], [1]]))) == pytest.approx(float(table.mean()))
+
+
 def test_the_bound_is_tight_at_the_posterior_for_any_single_draw():
     one = jax.random.normal(KEY, (1, 2)) * 3
     bound = elbo(log_joint, lambda z: log_joint(z) - LOG_EVIDENCE, one)
@@ -312,7 +319,7 @@ Z = jnp.zeros((4, 2))
         (lambda: mean_field_gaussian(MEAN, jnp.eye(2), "backward"), "direction to be 'reverse' or 'forward'"),
         (lambda: metropolis(KEY, two_bumps, jnp.zeros(2), steps=9, scale=1.0), "expected start of shape (chains, d)"),
         (lambda: metropolis(KEY, two_bumps, Z, steps=0, scale=1.0), "expected steps to be a whole number above zero"),
-        (lambda: metropolis(KEY, two_bumps, Z, steps=9, scale=0.0), "expected scale to be finite and above zero"),
+        (lambda: metropolis(KEY, two_bumps, Z, steps=9, scale=0.0), "expected scale to be a finite number above zero"),
         (lambda: metropolis(KEY, lambda z: z[:, 0] * -jnp.inf, Z + 1, steps=9, scale=1.0), "log_prob(start) to be fin"),
         (lambda: metropolis(KEY, lambda z: z, Z, steps=9, scale=1.0), "expected log_prob of (4, 2) points of shape"),
         (lambda: effective_samples(np.zeros((3, 2))), "expected chain of shape (n,), got (3, 2)"),
