@@ -51,8 +51,8 @@ def js_categorical(p: Any, q: Any) -> jax.Array:
         ValueError: as for ``kl_categorical``.
     """
     p, q = _two_distributions(p, q)
-    middle = 0.5 * p + 0.5 * q
-    return 0.5 * _kl(p, middle) + 0.5 * _kl(q, middle)
+    # Doubled, not halved: half of the least number above zero would count as zero, and the divergence as infinite.
+    return 0.25 * (_kl(2.0 * p, p + q) + _kl(2.0 * q, p + q))
 
 
 def kl_normal(mean_q: Any, std_q: Any, mean_p: Any = 0.0, std_p: Any = 1.0) -> jax.Array:

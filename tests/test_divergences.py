@@ -99,6 +99,14 @@ def test_js_is_at_most_log_2():
     assert values.max() > 0.6
 
 
+@pytest.mark.parametrize("distance", [0, 2, 12])
+def test_js_of_tails_that_fade_below_the_least_float(distance):
+    grid = np.arange(-20, 30, 0.01)
+    p, q = (np.exp(-((grid - at) ** 2) / 2) / np.exp(-(grid**2) / 2).sum() for at in (0, distance))
+    exact = stats.entropy((p + q) / 2) - (stats.entropy(p) + stats.entropy(q)) / 2
+    assert float(js_categorical(p, q)) == pytest.approx(exact, abs=1e-6)
+
+
 def test_categorical_against_scipy():
     p = np.random.default_rng(2).dirichlet(np.ones(9), size=5)
     q = np.random.default_rng(3).dirichlet(np.ones(9), size=5)
