@@ -119,7 +119,8 @@ def fit_mixture(
 def fit_classes(x: Any, labels: Any, *, classes: int, floor: float) -> Mixture:
     """Fit one Gaussian to the rows of each class and the class priors: maximum likelihood of p(x, label).
 
-    That is the M-step of ``fit_mixture`` with the labels for responsibilities. A class without rows has weight zero.
+    Known as quadratic discriminant analysis. That is the M-step of ``fit_mixture`` with the labels for
+    responsibilities. A class without rows has weight zero.
 
     Args:
         x: (n, d) rows.

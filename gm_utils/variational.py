@@ -159,8 +159,8 @@ def metropolis(
 def effective_samples(chain: Any) -> float:
     """Return how many independent draws estimate the mean as well as one chain, shape (n,), does; at most n.
 
-    n / (1 + 2 * the sum of the autocorrelations), summed in pairs that may not grow and cut at the first one that is
-    not positive: Geyer (1992), section 3.3.
+    The effective sample size of a Markov chain, n / (1 + 2 * the sum of the autocorrelations), summed in pairs that may
+    not grow and cut at the first one that is not positive: Geyer (1992), section 3.3.
 
     Raises:
         ValueError: for another shape, values that are not finite, and a chain that never moves.
