@@ -117,7 +117,7 @@ class InverseAutoregressiveLayer(AutoregressiveLayer):
     """x_i = u_i exp(log_scale_i) + shift_i, both functions of the *noise* before u_i in the order.
 
     Here ``inverse`` is the single pass, and ``forward`` sets the features one after the other.
-    Source: Kingma et al. (2016, arXiv:1606.04934), as in section 3.4 of Papamakarios, Pavlakou and Murray (2017).
+    Source: Kingma et al. (2016, arXiv:1606.04934), as in section 3.2 of Papamakarios, Pavlakou and Murray (2017).
     """
 
     def _inverse(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
