@@ -2,7 +2,7 @@
 
 Run by hand on a machine with Chromium and a Python 3.13, from the checkout::
 
-    python3 course.py test tests/test_network.py      # once: makes .venv, with Playwright
+    python3 course.py test tests/test_offline.py      # once: makes .venv, with Playwright
     .venv/bin/python benchmarks/front_ends.py FOLDER [lab | classic] [numbers of notebooks]
 
 ``lab`` is JupyterLab 4 with ipywidgets 8.1, in lane default; ``classic`` is the Notebook 6.5.7 with ipywidgets 7.7.1,

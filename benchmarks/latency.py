@@ -2,7 +2,7 @@
 
 Run by hand, on a quiet machine with Chromium, from the checkout::
 
-    python3 course.py test tests/test_network.py      # once: makes .venv, with Playwright
+    python3 course.py test tests/test_offline.py      # once: makes .venv, with Playwright
     .venv/bin/python benchmarks/latency.py [moves of each slider, 5 without] [numbers of notebooks]
 
 To a copy of each notebook two cells are added for each experiment, with the same sliders. The *floor*: its picture is

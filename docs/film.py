@@ -2,7 +2,7 @@
 
 Run by hand on a machine with Chromium, from the checkout::
 
-    python3 course.py test tests/test_network.py     # once: makes .venv, with Playwright
+    python3 course.py test tests/test_offline.py     # once: makes .venv, with Playwright
     .venv/bin/python docs/film.py [FILE]             # writes docs/film.webp without FILE
 
 What stands on the page after each key is one frame. The frames follow each other at a pace that suits the eye, not at

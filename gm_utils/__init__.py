@@ -2,8 +2,8 @@
 
 - ground: ``order``, ``validation``, ``precision``, ``counting``, ``data``, ``datasets``, ``grammar``, ``divergences``,
   ``loop``, ``training``, ``plotting``, ``redraw``
-- models: ``mixtures``, ``sampling``, ``tape``, ``variational``, ``gan``, ``scoring``, ``vae``, ``autoregressive``,
-  ``flows``
+- models: ``mixtures``, ``sampling``, ``tape``, ``variational``, ``gan``, ``networks``, ``scoring``, ``vae``,
+  ``autoregressive``, ``flows``
 - desk: ``experiment``, ``audit``, ``exercises``, ``syllabus``, ``paper``, ``sheet``
 
 A module imports from its own floor or from one below it, without circles. Import what you need from its module:

@@ -11,7 +11,6 @@ Kingma and Welling (2014, arXiv:1312.6114); Rezende, Mohamed and Wierstra (2014,
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import jax
@@ -19,7 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from gm_utils.networks import mlp
 from gm_utils.validation import array_of_shape, positive_int, refuse, traced
+
+_LECUN = nnx.initializers.lecun_normal()  # that of nnx.Linear, so that a network written by hand starts alike
 
 
 class VAE(nnx.Module):
@@ -42,8 +44,8 @@ class VAE(nnx.Module):
         widths = [positive_int("hidden", width) for width in hidden]
         if not widths:
             raise refuse("hidden", "to be one or more widths", list(hidden))
-        self.encoder = _network([features, *widths, 2 * latent], rngs)
-        self.decoder = _network([latent, *widths[::-1], features], rngs)
+        self.encoder = mlp([features, *widths, 2 * latent], rngs=rngs, kernel_init=_LECUN)
+        self.decoder = mlp([latent, *widths[::-1], features], rngs=rngs, kernel_init=_LECUN)
 
     def encode(self, x: Any) -> tuple[jax.Array, jax.Array]:
         """Return mean and log variance of q(z | x), each (batch, latent), for ``x`` of shape (batch, features).
@@ -180,14 +182,6 @@ def active_units(mean: Any, threshold: float = 0.01) -> jax.Array:
         ValueError: for another shape.
     """
     return array_of_shape("mean", jnp.asarray(mean, jnp.float32), ("batch", "latent")).var(axis=0) > threshold
-
-
-def _network(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.Sequential:
-    """Return linear layers with rectifiers between them."""
-    layers: list[Any] = [nnx.Linear(widths[0], widths[1], rngs=rngs)]
-    for fan_in, fan_out in pairwise(widths[1:]):
-        layers += [nnx.relu, nnx.Linear(fan_in, fan_out, rngs=rngs)]
-    return nnx.Sequential(*layers)
 
 
 def _log_normal(gap: jax.Array, log_var: jax.Array) -> jax.Array:

@@ -72,7 +72,7 @@ def test_a_planted_fault_is_seen(floors, imports, words):
 
 
 HEAVY = ["sklearn", "scipy.stats", "scipy.optimize", "matplotlib.pyplot", "ipywidgets", "flax", "optax", "pandas"]
-NETWORKS = ["loop", "training", "scoring", "autoregressive", "vae", "flows", "gan"]
+NETWORKS = ["loop", "training", "networks", "scoring", "autoregressive", "vae", "flows", "gan"]
 NEEDED = {"experiment": ["ipywidgets"], "paper": ["ipywidgets"], **{name: ["flax", "optax"] for name in NETWORKS}}
 
 

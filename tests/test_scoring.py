@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from scipy.linalg import sqrtm
 
 from gm_utils.data import digits
@@ -112,7 +113,7 @@ def test_features_are_those_of_the_network(trained):
     features, classes = embed(grey, data.test[:7] / 16)
     assert features.shape == (7, 32)
     assert features.min() >= 0
-    np.testing.assert_allclose(features, grey.features(data.test[:7] / 16), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(features, nnx.Sequential(*grey.layers[:-1])(data.test[:7] / 16), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(classes, np.asarray(grey(data.test[:7] / 16)).argmax(axis=1))
 
 
