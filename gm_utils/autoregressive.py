@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gm_utils.validation import array_of_shape, finite, positive, positive_int, refuse, traced
+from gm_utils.validation import array_of_shape, binary, finite, positive, positive_int, refuse, traced
 
 EXAMPLES_AT_A_TIME = 500  # in ``in_order``: the hidden units of so many examples stay in a core's cache
 STEPS_AT_A_TIME = 16  # in ``in_order``, at least: they share the products with what came before
@@ -316,7 +316,7 @@ class MADE(nnx.Module):
             ValueError: for an ``x`` of another shape, or with values other than 0 and 1.
         """
         x = array_of_shape("x", x, ("batch", self.features)).astype(jnp.float32)
-        _refuse_unless_binary("x", x, "0 and 1")
+        binary("x", x, "to hold 0 and 1")
         return compiled(self, "_log_prob", x)
 
     def sample(self, key: jax.Array, n: int, *, temperature: Any = 1.0, known: Any = None) -> jax.Array:
@@ -339,7 +339,7 @@ class MADE(nnx.Module):
         known = jnp.asarray(np.full(self.features, np.nan) if known is None else known)
         known = array_of_shape("known", known, (self.features,) if known.ndim == 1 else (n, self.features))
         known = jnp.broadcast_to(known.astype(jnp.float32), (n, self.features))
-        _refuse_unless_binary("known", known, "0, 1 and NaN")
+        binary("known", known, "to hold 0, 1 and NaN", missing=True)
         return compiled(self, "_sample", key, temperature, known)
 
     def _logits(self, x: jax.Array) -> jax.Array:
@@ -356,14 +356,6 @@ class MADE(nnx.Module):
 
         uniform = jax.random.uniform(key, known.shape, jnp.float32)
         return self.network.in_order(choose, (uniform.T, known.T))[0].T
-
-
-def _refuse_unless_binary(what: str, value: Any, words: str) -> None:
-    if not traced(value):
-        array = np.asarray(value)
-        wrong = array[~((array == 0) | (array == 1) | (np.isnan(array) & ("NaN" in words)))]
-        if wrong.size:
-            raise refuse(what, f"to hold {words}", f"{wrong[0]} among {array.size} values")
 
 
 def ar_log_prob(x: Any, coefficients: Any, scale: Any, *, conditional: bool = False) -> jax.Array:
@@ -409,10 +401,8 @@ def ar_log_prob(x: Any, coefficients: Any, scale: Any, *, conditional: bool = Fa
         with np.errstate(all="ignore"):  # of partial autocorrelations of size 1 come infinity and NaN, refused below
             largest = max((abs(a[-1]) for a in _predictors(np.asarray(coefficients, np.float64))[1:]), default=0.0)
         if not largest < 1:
-            raise refuse(
-                "coefficients", "of a stationary process, partial autocorrelations within (-1, 1)",
-                f"one of size {largest:.6g}",
-            )  # fmt: skip
+            expected = "of a stationary process, partial autocorrelations within (-1, 1)"
+            raise refuse("coefficients", expected, f"one of size {largest:.6g}")
     return _ar_log_prob(x, coefficients.astype(jnp.float32), scale, conditional=conditional)
 
 
@@ -432,10 +422,8 @@ def _ar_log_prob(x: jax.Array, coefficients: jax.Array, scale: jax.Array, *, con
     log_stds = [jnp.log(scale)]  # of the predictor of p values, p - 1, ..., 0
     for a in predictors[:0:-1]:
         log_stds.append(log_stds[-1] - 0.5 * jnp.log1p(-(a[-1] ** 2)))
-    first = [] if conditional else [
-        (x[:, t] - x[:, :t][:, ::-1] @ predictors[t], log_stds[p - t]) for t in range(min(p, times))
-    ]  # fmt: skip
-    columns = [_log_normal(error, log_std) for error, log_std in first]
+    first = range(0 if conditional else min(p, times))
+    columns = [_log_normal(x[:, t] - x[:, :t][:, ::-1] @ predictors[t], log_stds[p - t]) for t in first]
     if times > p:
         past = sum((a * x[:, p - 1 - j : times - 1 - j] for j, a in enumerate(coefficients)), jnp.zeros_like(x[:, p:]))
         columns.append(_log_normal(x[:, p:] - past, log_stds[0]).sum(axis=1))

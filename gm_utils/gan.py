@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gm_utils.validation import broadcast, refuse, traced
+from gm_utils.validation import broadcast, floats, refuse, traced
 
 
 def discriminator_loss(real_logits: Any, fake_logits: Any) -> jax.Array:
@@ -144,16 +144,13 @@ def optimal_discriminator(p: Any, q: Any) -> jax.Array:
     Raises:
         ValueError: for shapes that do not broadcast, and for values that are negative, NaN or infinite.
     """
-    arrays = []
-    for name, value in (("p", p), ("q", q)):
-        array = jnp.asarray(value)
-        array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
+    p, q = floats(p), floats(q)
+    for name, array in (("p", p), ("q", q)):
         if not traced(array):
             good = np.isfinite(array) & (np.asarray(array) >= 0)
             if not good.all():
                 raise refuse(name, "to be finite and at least zero", np.asarray(array)[~good][0])
-        arrays.append(array)
-    p, q = broadcast(("p", "q"), arrays)
+    p, q = broadcast(("p", "q"), (p, q))
     # p + q of two tiny or two huge densities would leave a float's range. D* does not depend on a common scale.
     largest = jax.lax.stop_gradient(jnp.maximum(p, q))
     possible = largest > 0

@@ -10,6 +10,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,16 +48,10 @@ def rows_of_steps(key: jax.Array, first: int, count: int, rows: int, batch_size:
     """
     seed = np.asarray(jax.random.key_data(key)).tolist()
     per_epoch = rows // batch_size
-    drawn = np.empty((count, batch_size), np.int32)
-    step, last = first, first + count
-    while step < last:
-        epoch, begin = divmod(step, per_epoch)
-        take = min(per_epoch - begin, last - step)
-        order = np.random.default_rng([*seed, epoch]).permutation(rows)
-        chosen = order[begin * batch_size : (begin + take) * batch_size]
-        drawn[step - first : step - first + take] = chosen.reshape(take, batch_size)
-        step += take
-    return drawn
+    epoch, begin = divmod(first, per_epoch)
+    epochs = range(epoch, (first + count - 1) // per_epoch + 1)
+    orders = [np.random.default_rng([*seed, one]).permutation(rows)[: per_epoch * batch_size] for one in epochs]
+    return np.concatenate(orders, dtype=np.int32).reshape(-1, batch_size)[begin : begin + count]
 
 
 class Rules(NamedTuple):
@@ -195,24 +190,23 @@ class Runner:
         """
         job, turns = self.job, self.job.rules.turns
         capacity = max(64, min(4096, 2**20 // job.batch_size))  # of the rows drawn: at most some megabytes
-        total, rhythm = len(turns) * job.steps, every * len(turns)
+        total = len(turns) * job.steps
+        rhythm = total if watch is None else every * len(turns)  # the updates from one call of watch to the next
         losses = np.full((total, *self.good.refused.shape), np.nan, np.float32)
         limits = np.full(self.good.refused.shape, total, np.int32)  # members make no update from this number on
         refused: dict[int, tuple[int, str]] = {}
         now, good_at, done = self.good, 0, 0  # done: the updates that now has behind it
         length = min(len(turns), capacity - 1)  # of the next chunk; one round first: it compiles
-        bar = Bar(job.steps) if progress else None
+        bar = Bar(job.steps, progress)
         _give_back_memory()
         try:
             if watch is not None:
                 watch(0)  # the models still hold the state that they came with
             while good_at < (goal := int(limits.max())):
                 began = time.perf_counter()
-                end = min(done + length, goal)
-                if watch is not None:
-                    end = min(end, (done // rhythm + 1) * rhythm)
+                end = min(done + length, goal, (done // rhythm + 1) * rhythm)
                 # The next chunk tests the state that this one leaves, unless nobody waits for that.
-                tested = end == goal or (watch is not None and end % rhythm == 0)
+                tested = end == goal or end % rhythm == 0
                 rows = np.zeros((capacity, job.batch_size), np.int32)
                 count = end - done + tested
                 rows[:count] = rows_of_steps(job.key, self.first + done, count, job.rows, job.batch_size)
@@ -236,12 +230,10 @@ class Runner:
                 if watch is not None and done % rhythm == 0:
                     self._put_back()
                     watch(done // len(turns))
-                if bar is not None:
-                    bar.show(min(done // len(turns), job.steps), float(np.mean(losses[done - 1])))
+                bar.show(min(done // len(turns), job.steps), float(np.mean(losses[done - 1])))
         finally:
             self._put_back()
-            if bar is not None:
-                bar.clear()
+            bar.clear()
             _give_back_memory()
         for member, (update, _) in refused.items():
             losses.reshape(total, -1)[update:, member] = np.nan
@@ -281,20 +273,18 @@ class Runner:
 
 def _give_back_memory() -> None:
     """Return freed pages to the system: compiling a loop leaves a hundred megabytes that glibc would keep."""
-    try:
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # another C library, or Windows
-        return
 
 
 class Bar:
     """A line of text in a notebook cell, shown once a run is slow and cleared when it ends."""
 
-    def __init__(self, steps: int):
+    def __init__(self, steps: int, wanted: bool):
         self.steps, self.began, self.shown = steps, time.perf_counter(), False
         # A kernel has loaded IPython already; nobody else needs it loaded.
         shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-        self.active = hasattr(shell, "kernel")
+        self.active = wanted and hasattr(shell, "kernel")
 
     def show(self, step: int, loss: float) -> None:
         """Draw the bar anew, unless the run is still young or over."""
@@ -363,16 +353,13 @@ def takes_key(loss: Callable[..., jax.Array], models: str, *, with_setting: bool
 def _split_members(groups: Sequence[tuple[Any, ...]]) -> tuple[Any, Any]:
     """Split each member's models and optimizers, and stack the states; refuse members that differ."""
     graphdefs, states = zip(*map(nnx.split, groups), strict=True)
-    models = [group[: len(group) // 2] for group in groups]
-    shapes = [[leaf.shape for leaf in jax.tree.leaves(nnx.state(group))] for group in models]
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(nnx.state(group[: len(group) // 2]))] for group in groups]
     for member in range(1, len(groups)):
         if shapes[member] != shapes[0]:
             raise refuse("models", f"to share the shapes {shapes[0]} of the first", f"{shapes[member]} in {member}")
         if graphdefs[member] != graphdefs[0]:
-            raise refuse(
-                "models", "to share the first one's structure, with the same objects as attributes",
-                f"another structure in {member}",
-            )  # fmt: skip
+            expected = "to share the first one's structure, with the same objects as attributes"
+            raise refuse("models", expected, f"another structure in {member}")
     return graphdefs[0], jax.tree.map(lambda *leaves: _stack(leaves), *states)
 
 

@@ -221,6 +221,5 @@ def _em(start: Mixture, x: jax.Array, rows: jax.Array, floor: jax.Array, *, step
 @functools.partial(jax.jit, static_argnames="classes")
 def _class_fit(x: jax.Array, labels: jax.Array, floor: jax.Array, *, classes: int) -> Mixture:
     d = x.shape[1]
-    eye = jnp.broadcast_to(jnp.eye(d, dtype=x.dtype), (classes, d, d))
-    empty = Mixture(jnp.zeros(classes, x.dtype), jnp.zeros((classes, d), x.dtype), eye)
+    empty = Mixture(jnp.zeros(classes), jnp.zeros((classes, d)), jnp.tile(jnp.eye(d), (classes, 1, 1)))
     return _m_step(empty, x, jax.nn.one_hot(labels, classes, dtype=x.dtype), floor)

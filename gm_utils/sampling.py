@@ -232,9 +232,9 @@ def _checked_entry(node: Any, entry: Any, nodes: Mapping[Any, Any]) -> tuple[tup
     return tuple(parents), array
 
 
-def _rows(graph: tuple[tuple[int, ...], ...], index: int, columns: Sequence[jax.Array], size: int) -> jax.Array:
-    """Return the row of node ``index`` in the stacked tables, (size,), for each draw of its parents."""
-    row = jnp.zeros(size, jnp.int32)
+def _rows(graph: tuple[tuple[int, ...], ...], index: int, columns: Sequence[jax.Array]) -> Any:
+    """Return the row of node ``index`` in the stacked tables, for each draw of its parents; a number for a root."""
+    row: Any = 0
     for parent in graph[index]:
         row = 2 * row + columns[parent]
     return row + sum(2 ** len(parents) for parents in graph[:index])
@@ -258,7 +258,7 @@ def _draw(
     columns: list[jax.Array] = []
     log_weights = jnp.zeros(size, jnp.float32)
     for index in range(len(graph)):
-        row = _rows(graph, index, columns, size)
+        row = _rows(graph, index, columns)
         observed = clamped[index] != _FREE
         value = jnp.where(observed, clamped[index], (coins[index] < thresholds[row]).astype(jnp.int32))
         log_weights += jnp.where(observed, log_tables[row, value], 0.0)
@@ -271,8 +271,7 @@ def _log_joint(
     columns: tuple[jax.Array, ...], log_tables: jax.Array, *, graph: tuple[tuple[int, ...], ...]
 ) -> jax.Array:
     """Add up every node's log-conditional, (n,)."""
-    size = columns[0].shape[0]
-    terms = [log_tables[_rows(graph, index, columns, size), column] for index, column in enumerate(columns)]
+    terms = [log_tables[_rows(graph, index, columns), column] for index, column in enumerate(columns)]
     return functools.reduce(jnp.add, terms)
 
 

@@ -83,9 +83,7 @@ def embed(classifier: nnx.Sequential, images: Any) -> tuple[np.ndarray, np.ndarr
         ValueError: for another shape, and for pixels outside [0, 1].
     """
     first: Any = classifier.layers[0]
-    images = _pixels(images, first.in_features)
-    features, classes = _embed(classifier, images)
-    return np.asarray(features), np.asarray(classes)
+    return jax.device_get(_embed(classifier, _pixels(images, first.in_features)))
 
 
 def frechet_distance(features_a: Any, features_b: Any) -> float:
@@ -106,12 +104,10 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
     if a.shape[1] != b.shape[1]:
         raise refuse("features_b", f"to have {a.shape[1]} features, as features_a", b.shape[1])
     shift = a.mean(axis=0) - b.mean(axis=0)
-    covariance_a, covariance_b = (np.atleast_2d(np.cov(part.T)) for part in (a, b))
-    # C_a C_b is not symmetric, but has the eigenvalues of R C_b R with R = C_a^(1/2): real, and not negative.
-    values, vectors = np.linalg.eigh(covariance_a)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance_b @ root), 0)).sum()
-    return max(0.0, float(shift @ shift + np.trace(covariance_a) + np.trace(covariance_b) - 2 * shared))
+    root_a, root_b = (np.linalg.qr(part - part.mean(axis=0), "r") / np.sqrt(len(part) - 1) for part in (a, b))
+    # With C = R^T R, the eigenvalues of C_a C_b are the squares of the singular values of R_a R_b^T.
+    shared = np.linalg.norm(root_a @ root_b.T, "nuc")
+    return max(0.0, float(shift @ shift + (root_a**2).sum() + (root_b**2).sum() - 2 * shared))
 
 
 def real_floor(key: jax.Array, features: Any, *, size: int, repeats: int = 20) -> np.ndarray:
@@ -181,12 +177,11 @@ def _pixels(images: Any, inputs: int | str = "inputs") -> jax.Array:
 
 def _labelled(images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
     images = _pixels(images)
-    labels = array_of_shape("labels", labels, images.shape[:1])
-    return images, jnp.asarray(_classes("labels", labels), jnp.int32)
+    return images, jnp.asarray(_classes("labels", labels, len(images)), jnp.int32)
 
 
-def _classes(name: str, values: Any) -> np.ndarray:
-    values = np.asarray(array_of_shape(name, values, ("n",)))
+def _classes(name: str, values: Any, n: int | str = "n") -> np.ndarray:
+    values = np.asarray(array_of_shape(name, values, (n,)))
     if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() >= CLASSES:
         got = f"{values.dtype} from {values.min()} to {values.max()}"
         raise refuse(name, f"to be whole numbers 0 to {CLASSES - 1}", got)

@@ -306,8 +306,7 @@ def _by_round(values: np.ndarray, job: Job) -> np.ndarray:
 
 def _last_good(values: np.ndarray, update: int, turns: tuple[int, ...]) -> float:
     """Return the last loss before ``update`` of the player that was refused there; NaN if there was none."""
-    player = [turns[at % len(turns)] for at in range(update + 1)]
-    mine = [at for at in range(update) if player[at] == player[update]]
+    mine = [at for at in range(update) if turns[at % len(turns)] == turns[update % len(turns)]]
     return float(values[mine[-1]]) if mine else float("nan")
 
 

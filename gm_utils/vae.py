@@ -15,11 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from gm_utils.networks import mlp
-from gm_utils.validation import array_of_shape, positive_int, refuse, traced
+from gm_utils.validation import array_of_shape, binary, positive_int, refuse
 
 _LECUN = nnx.initializers.lecun_normal()  # that of nnx.Linear, so that a network written by hand starts alike
 
@@ -74,7 +73,8 @@ class VAE(nnx.Module):
         Raises:
             ValueError: for another shape and for values other than 0 and 1; traced values cannot be checked.
         """
-        x, logits = self._observed(x), self.decode(z)
+        x, logits = self._x(x), self.decode(z)
+        binary("x", x, "to be zeros and ones, as a Bernoulli likelihood needs")
         return (x * logits - jax.nn.softplus(logits)).sum(axis=-1)
 
     def elbo(self, key: jax.Array, x: Any, beta: Any = 1.0) -> jax.Array:
@@ -140,15 +140,6 @@ class VAE(nnx.Module):
 
     def _x(self, x: Any) -> jax.Array:
         return array_of_shape("x", jnp.asarray(x, jnp.float32), ("batch", self.sizes[0]))
-
-    def _observed(self, x: Any) -> jax.Array:
-        x = self._x(x)
-        if not traced(x):
-            values = np.asarray(x)
-            other = values[(values != 0) & (values != 1)]
-            if other.size:
-                raise refuse("x", "to be zeros and ones, as a Bernoulli likelihood needs", f"the value {other[0]}")
-        return x
 
 
 def reparameterise(key: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:

@@ -83,6 +83,15 @@ def traced(*values: Any) -> bool:
     return any(isinstance(value, jax.core.Tracer) for value in values)
 
 
+def binary(what: str, value: Any, expected: str, *, missing: bool = False) -> None:
+    """Refuse numbers other than 0 and 1, and than NaN where it stands for ``missing`` ones, unless JAX traces them."""
+    if not traced(value):
+        array = np.asarray(value)
+        wrong = array[~((array == 0) | (array == 1) | (np.isnan(array) & missing))]
+        if wrong.size:
+            raise refuse(what, expected, f"{wrong[0]} among {array.size} values")
+
+
 def finite(what: str, value: Any) -> None:
     """Refuse NaN and infinity in an array, unless JAX traces it."""
     if traced(value):

@@ -151,8 +151,7 @@ def metropolis(
     start = array_of_shape("start", floats(start), ("chains", "d"))
     positive_int("steps", steps)
     positive("scale", scale)
-    density = _values("log_prob", log_prob, start)
-    finite("log_prob(start)", density)
+    finite("log_prob(start)", _values("log_prob", log_prob, start))
     return _chains(key, log_prob, start, jnp.asarray(scale, start.dtype), steps)
 
 

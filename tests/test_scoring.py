@@ -68,6 +68,11 @@ def test_the_floor_rises_as_samples_get_fewer():
     assert few > 5 * many
 
 
+def test_the_smallest_and_the_largest_sample_of_a_floor():
+    features = np.random.default_rng(8).normal(size=(5, 2))
+    assert np.isfinite([real_floor(KEY, features, size=size, repeats=2) for size in (2, 3)]).all()
+
+
 def test_coverage_counts():
     real = np.repeat(np.arange(10), 10)
     assert class_coverage(real, real)[1:] == (10, 0.0)
@@ -79,6 +84,8 @@ def test_coverage_counts():
     assert class_coverage([0] * 98 + [1, 2], real).covered == 1
     assert class_coverage([0] * 98 + [1, 2], real, least=0.05).covered == 3
     np.testing.assert_allclose(class_coverage([3, 3, 3, 9], real).shares, np.eye(10)[3] * 0.75 + np.eye(10)[9] * 0.25)
+    # A share that is just enough, a quarter of a quarter, is enough.
+    assert class_coverage([0] * 15 + [1], [0, 1, 2, 3]).covered == 2
     # A class that real data lack is not covered by having none of it.
     assert class_coverage([0, 1], [0, 1]).covered == 2
 
@@ -167,6 +174,6 @@ def test_embed_refuses(trained):
     _, (grey, _, _) = trained
     with pytest.raises(ValueError, match=r"expected images of shape \(n, 64\)"):
         embed(grey, np.zeros((3, 63)))
-    for wrong in (np.nan, 16.0, -0.5):
+    for wrong in (np.nan, 16.0, 1.01, -0.01):
         with pytest.raises(ValueError, match=r"expected images to lie in \[0, 1\], got values from"):
             embed(grey, np.full((3, 64), wrong))
