@@ -82,6 +82,10 @@ def test_tolerance_is_relative():
     one = [(jnp.ones(2),)]
     assert run(lambda x: x * 1e6 + 1, large, one).status == "right"
     assert run(lambda x: x * 1e6 + 1, large, one, rtol=1e-7).status == "not yet"
+    # An entry that ought to be zero may be off by the tolerance of the largest one, not of its own.
+    zero = lambda x: np.array([0.0, 1000.0])  # noqa: E731
+    assert run(lambda x: np.array([0.09, 1000.0]), zero, one).status == "right"
+    assert run(lambda x: np.array([0.11, 1000.0]), zero, one).status == "not yet"
 
 
 def test_no_inputs_or_an_empty_reference_is_refused():
