@@ -118,6 +118,13 @@ def test_letters_come_as_often_as_they_should(text):
     assert (abs(np.mean(parts, axis=0) - expected) < 4 * error).all()
 
 
+@pytest.mark.parametrize("order", [None, 0, 2])
+def test_what_is_rare_comes_as_rarely_as_it_should(order):
+    coin = Grammar({"toss": [(0.95, "a", "toss"), (0.05, "b", "toss")]})
+    share = np.asarray(coin.sample(jax.random.key(6), 20_000, order=order)).mean()
+    assert abs(share - 0.05) < 4 * np.sqrt(0.05 * 0.95 / 20_000)
+
+
 def test_a_key_gives_one_text():
     one, same, other = (np.asarray(sentences.sample(jax.random.key(k), 200)) for k in (3, 3, 4))
     np.testing.assert_array_equal(one, same)

@@ -1,5 +1,6 @@
 """What goes out of the house: student copies without answers, and the sheet of formulas that needs no network."""
 
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -129,6 +130,14 @@ def test_the_sheet_has_every_formula_beside_its_number(page):
         assert sheet.html.escape(formula.plain[0]) in picture
         assert sheet.html.escape(got) in number
         assert f"{sheet.html.escape(section)}<br><code>{formula.cell}</code>" == place
+
+
+def test_each_part_of_the_sheet_is_headed_by_the_question_of_its_page(page):
+    headings = [html.unescape(heading) for heading in re.findall("<h2>(.*?)</h2>", page)]
+    asked = {question.notebook: question for question in COURSE.questions if question.page}
+    names = [name for name in NAMES if any(formula.notebook == name for formula in COURSE.formulas)]
+    wanted = [f"{name[:2]} · {asked[name].ask} ({asked[name].marks:g} marks)" for name in names]
+    assert headings == wanted
 
 
 def test_a_sheet_of_cells_that_were_not_run_is_refused(monkeypatch, tmp_path, capsys):
