@@ -1,5 +1,6 @@
 """What a function costs: operations, which are counted and the same on every run, and seconds, which are not."""
 
+import timeit
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -48,9 +49,5 @@ def seconds(f: Callable[..., Any], *args: Any, calls: int = 30) -> float:
         ValueError: if ``calls`` is no whole number above zero.
     """
     positive_int("calls", calls)
-    taken = []
-    for _ in range(1 + calls):
-        start = perf_counter()
-        jax.block_until_ready(f(*args))
-        taken.append(perf_counter() - start)
+    taken = timeit.repeat(lambda: jax.block_until_ready(f(*args)), timer=perf_counter, repeat=1 + calls, number=1)
     return min(taken[1:])

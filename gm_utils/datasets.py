@@ -154,7 +154,7 @@ def _read_mnist(file: Path) -> tuple[np.ndarray, np.ndarray]:
     except (ValueError, UserWarning) as fault:
         raise _fault(file) from fault
     labels, images = table[:, 0], table[:, 1:]
-    if images.shape[1] != _PIXELS or not (_within(labels, 9) and _within(images, 255)):
+    if images.shape[1] != _PIXELS or table.min() < 0 or labels.max() > 9 or images.max() > 255:
         raise _fault(file)
     return labels, images
 
@@ -176,10 +176,6 @@ def _fault(file: Path) -> ValueError:
                     place, expected = f"{name} in line {number} of {file}", f"to be a whole number 0 to {highest}"
                     return refuse(place, expected, repr(value))
     return refuse(str(file), "to hold rows of numbers", "none")
-
-
-def _within(array: np.ndarray, highest: int) -> bool:
-    return bool(array.min() >= 0 and array.max() <= highest)
 
 
 def _patches(grey: np.ndarray) -> np.ndarray:

@@ -33,8 +33,7 @@ def kl_categorical(p: Any, q: Any) -> jax.Array:
     Raises:
         ValueError: for shapes that do not fit, and for values that are negative, not finite or do not sum to 1.
     """
-    p, q = _two_distributions(p, q)
-    return _kl(p, q)
+    return _kl(*_two_distributions(p, q))
 
 
 def js_categorical(p: Any, q: Any) -> jax.Array:
@@ -142,7 +141,7 @@ def _kl(p: jax.Array, q: jax.Array) -> jax.Array:
     return total + jax.lax.stop_gradient(jnp.maximum(-total, 0.0))
 
 
-def _two_distributions(p: Any, q: Any) -> tuple[jax.Array, jax.Array]:
+def _two_distributions(p: Any, q: Any) -> list[jax.Array]:
     """Check two batches of probabilities and broadcast them to one shape."""
     p, q = floats(p), floats(q)
     for name, value in (("p", p), ("q", q)):
@@ -159,5 +158,4 @@ def _two_distributions(p: Any, q: Any) -> tuple[jax.Array, jax.Array]:
                 raise refuse(name, "to sum to 1 over the last axis, within 1e-5", worst)
     if p.shape[-1] != q.shape[-1]:
         raise refuse("p and q", "to have last axes of one length", f"{p.shape} and {q.shape}")
-    p, q = broadcast(("p", "q"), [p, q])
-    return p, q
+    return broadcast(("p", "q"), [p, q])

@@ -63,14 +63,13 @@ class _Control:
             if not (low < high and step > 0 and low <= start <= high):
                 raise refuse(f"control {name}", "as (low, high, step, start) with low <= start <= high, step > 0", spec)
             count = round((high - low) / step)
-            if abs(low + count * step - high) > 1e-9 * abs(high - low):
-                raise refuse(f"control {name}", "with high - low a whole number of steps", spec)
             whole = all(isinstance(part, int) for part in spec)
             decimals = [len(f"{part:.10f}".rstrip("0").split(".")[1]) for part in (low, step)]
             self.decimals = 0 if whole else max(decimals)
             self.values = [low + k * step if whole else round(low + k * step, self.decimals) for k in range(count + 1)]
-            if not self._on_a_step(start):
-                raise refuse(f"control {name}", "with start - low a whole number of steps", spec)
+            for what, part in (("high", high), ("start", start)):
+                if not self._on_a_step(part):
+                    raise refuse(f"control {name}", f"with {what} - low a whole number of steps", spec)
             kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
             shown = {} if whole else {"readout_format": f".{self.decimals}f"}
             self.widget = kind(value=start, min=low, max=high, step=step, layout=layout, **label, **shown)
@@ -134,7 +133,6 @@ class Experiment:
         except TypeError as error:
             raise refuse("update", f"to take the controls {', '.join(controls)}", f"one for which: {error}") from None
         self.controls = {name: control.values for name, control in self._controls.items()}
-        self.readout: dict[str, float] = {}
         self._update = update
         self._lock = threading.RLock()
         self._driven = False

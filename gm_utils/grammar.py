@@ -39,25 +39,19 @@ class Grammar:
 
     def __init__(self, rules: Rules) -> None:
         _check(rules)
-        self.alphabet = "".join(sorted({c for words in rules.values() for _, word, _ in words for c in word}))
-        states = {(node, ""): k for k, node in enumerate(rules)}  # (node, letters of a word already written)
-        moves: list[tuple[int, str, int, float]] = []
-        for node, words in rules.items():
-            weight: dict[str, float] = {}
-            goal: dict[str, tuple[str, str]] = {}
-            for probability, word, following in words:
-                for k in range(1, len(word) + 1):
-                    weight[word[:k]] = weight.get(word[:k], 0.0) + probability
-                    goal[word[:k]] = (node, word[:k]) if k < len(word) else (following, "")
-            for prefix, total in weight.items():
-                before = states.setdefault((node, prefix[:-1]), len(states))
-                after = states.setdefault(goal[prefix], len(states))
-                moves.append((before, prefix[-1], after, total / weight.get(prefix[:-1], 1.0)))
+        spelt = [(node, word) for node, words in rules.items() for _, word, _ in words]
+        self.alphabet = "".join(sorted({character for _, word in spelt for character in word}))
+        # A state is a node, and the letters of a word of it that are written already.
+        places = [(node, "") for node in rules] + [(node, word[:k]) for node, word in spelt for k in range(len(word))]
+        states = {place: k for k, place in enumerate(dict.fromkeys(places))}
         self._chance = np.zeros((len(states), len(self.alphabet)))  # P(character | state)
         self._next = np.zeros((len(states), len(self.alphabet)), int)
-        for before, character, after, probability in moves:
-            self._chance[before, self.alphabet.index(character)] = probability
-            self._next[before, self.alphabet.index(character)] = after
+        for node, words in rules.items():
+            for probability, word, following in words:
+                for k, character in enumerate(word, start=1):
+                    move = states[node, word[: k - 1]], self.alphabet.index(character)
+                    self._chance[move] += probability
+                    self._next[move] = states[(node, word[:k]) if k < len(word) else (following, "")]
         self._chance /= self._chance.sum(axis=1, keepdims=True)
         self._stationary = self._long_run()
         self._tables: dict[int, dict[str, np.ndarray]] = {}
@@ -199,8 +193,7 @@ class Grammar:
         """Return the share of time spent in each state, (states,)."""
         size = len(self._chance)
         flow = np.zeros((size, size))
-        for code in range(len(self.alphabet)):
-            np.add.at(flow, (np.arange(size), self._next[:, code]), self._chance[:, code])
+        np.add.at(flow, (np.arange(size)[:, None], self._next), self._chance)
         system = np.vstack([flow.T - np.eye(size), np.ones(size)])
         share, _, rank, _ = np.linalg.lstsq(system, np.append(np.zeros(size), 1.0), rcond=None)
         if rank < size:

@@ -11,6 +11,7 @@ Core ipywidgets only. The page that shows it has the same questions in print, fo
 import html
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import ipywidgets
@@ -136,7 +137,7 @@ class _Sheet:
                 continuous_update=False,
             )  # fmt: skip
             self.boxes[name], remark = box, ipywidgets.HTML()
-            box.observe(self._judge(name, remark), names="value")
+            box.observe(partial(self._judge, name, remark), names="value")
             lines.append(ipywidgets.HBox([box, remark]))
         self.opened = ipywidgets.ToggleButton(description="Mark this answer", tooltip="Show the marking points")
         self.ticks, rows, self._links = [], [], []
@@ -173,15 +174,11 @@ class _Sheet:
         number = _number(self.boxes[name].value)
         return number is not None and is_right(number, self.question.values[name])
 
-    def _judge(self, name: str, remark: Any) -> Any:
-        def judge(_: Any) -> None:
-            if _number(self.boxes[name].value) is None:
-                words = "write it as a number, such as 0.25"
-            else:
-                words = "✔ right" if self._right(name) else "✘ not yet"
-            remark.value = f'<span role="status">{words}</span>'
-
-        return judge
+    def _judge(self, name: str, remark: Any, change: Any) -> None:
+        words = "✔ right" if self._right(name) else "✘ not yet"
+        if _number(change["new"]) is None:
+            words = "write it as a number, such as 0.25"
+        remark.value = f'<span role="status">{words}</span>'
 
     def _open(self, change: Any) -> None:
         self.marked = True
@@ -196,13 +193,11 @@ class Review:
         self._nothing = "Nothing: every point is ticked." if marks else "No question is marked yet."
 
     def __repr__(self) -> str:
-        return (
-            "\n".join(
-                f"question {mark.question}, {mark.point.marks:g}: {mark.point.words} -> {mark.point.place}"
-                for mark in self.missed
-            )
-            or self._nothing
-        )
+        lines = [
+            f"question {mark.question}, {mark.point.marks:g}: {mark.point.words} -> {mark.point.place}"
+            for mark in self.missed
+        ]
+        return "\n".join(lines) or self._nothing
 
     def _repr_markdown_(self) -> str:
         places: dict[tuple[str, str], list[Mark]] = {}

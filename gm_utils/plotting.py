@@ -17,7 +17,6 @@ import zlib
 from typing import Any
 
 import numpy as np
-from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -39,10 +38,9 @@ def figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (8.0,
         options: passed on to ``Figure.subplots``, for example ``width_ratios``.
     """
     made = Figure(figsize=size, dpi=100, layout="constrained")
-    FigureCanvasAgg(made)
     axes = made.subplots(rows, columns, **options)
     for one in np.ravel(axes):
-        one.set_prop_cycle(cycler(color=[BLACK, BLUE, ORANGE, GREEN, RED, SKY, PINK]))
+        one.set_prop_cycle(color=[BLACK, BLUE, ORANGE, GREEN, RED, SKY, PINK])
         one.spines[["top", "right"]].set_visible(False)
     return made, axes
 

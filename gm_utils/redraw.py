@@ -34,9 +34,8 @@ def _sorted_children(parent: Figure | Axes) -> list[Artist]:
     framed = True
     if isinstance(parent, Axes):
         framed = parent.axison and parent.get_frame_on()
-        hidden: set[Artist] = set() if framed else set(parent.spines.values())
-        hidden |= set() if parent.axison else {parent.xaxis, parent.yaxis}
-        children = [child for child in children if child not in hidden]
+        hidden = ((Spine,) if not framed else ()) + ((Axis,) if not parent.axison else ())
+        children = [child for child in children if not isinstance(child, hidden)]
     return ([parent.patch] if framed else []) + sorted(children, key=lambda child: child.get_zorder())
 
 

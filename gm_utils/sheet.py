@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gm_utils.syllabus import Formula, Syllabus, joined
+from gm_utils.syllabus import Formula, Syllabus
 from gm_utils.validation import refuse
 
 _STYLE = """
@@ -27,7 +27,7 @@ svg { max-width: 100%; height: auto; vertical-align: middle; }
 def printed_text(cell: Mapping[str, Any]) -> str:
     """Return what a code cell of a stored notebook printed, as text."""
     outputs = cell.get("outputs", [])
-    return "\n".join(joined(one.get("text") or one.get("data", {}).get("text/plain", "")) for one in outputs)
+    return "\n".join("".join(one.get("text") or one.get("data", {}).get("text/plain", "")) for one in outputs)
 
 
 def computed(formula: Formula, notebook: Mapping[str, Any]) -> tuple[str, str]:
@@ -43,7 +43,7 @@ def computed(formula: Formula, notebook: Mapping[str, Any]) -> tuple[str, str]:
     section = ""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            headings = re.findall(r"(?m)^## (.+)$", joined(cell["source"]))
+            headings = re.findall(r"(?m)^## (.+)$", "".join(cell["source"]))
             section = headings[-1] if headings else section
         elif cell["id"] == formula.cell:
             found = re.search(formula.prints, printed_text(cell))

@@ -8,6 +8,7 @@ The file says itself how it is laid out. A paper is one question of each slot; a
 ('0.667', True)
 """
 
+import contextlib
 import hashlib
 import math
 import re
@@ -15,7 +16,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from gm_utils.validation import positive_int, refuse
 
@@ -28,7 +29,6 @@ _KINDS = {
     int: "a whole number",
     list: "a list [ ... ]",
     str: "text",
-    tuple: "a list [ ... ]",
 }
 
 
@@ -118,10 +118,8 @@ def read(path: str | Path = FILE) -> Syllabus:
         raise refuse(str(path), "to have [paper] with its marks, and a [[question]]", f"the tables {sorted(content)}")
     formulas = content.get("formula", [])
     for name, tables in (("question", entries), ("formula", formulas)):
-        _check_kind(f"[[{name}]], in double brackets,", list, tables)
-    _check_kind("marks of [paper]", list, marks)
-    for number in marks:
-        _check_kind("each of the marks of [paper]", float, number)
+        _check_kind(f"[[{name}]], in double brackets,", list[dict], tables)
+    _check_kind("the marks of [paper]", list[float], marks)
     questions = [_question(place, entry, marks) for place, entry in enumerate(entries, start=1)]
     for slot in range(1, len(marks) + 1):
         if not any(question.slot == slot for question in questions):
@@ -133,15 +131,22 @@ def read(path: str | Path = FILE) -> Syllabus:
     return Syllabus(marks, questions, [_formula(place, entry) for place, entry in enumerate(formulas, start=1)])
 
 
-def _check_kind(what: str, kind: type, value: Any) -> None:
-    wanted = (int, float) if kind is float else kind
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-        raise refuse(what, f"to be {_KINDS[kind]}", repr(value))
+def _check_kind(what: str, kind: Any, value: Any) -> None:
+    """Refuse a value of another kind than an annotation says, such as ``list[float]``, or one that holds such."""
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    wanted: Any = (int, float) if outer is float else outer
+    if not isinstance(value, wanted) or (isinstance(value, bool) and outer is not bool):
+        raise refuse(what, f"to be {_KINDS[outer]}", repr(value))
+    if inner and outer is list:
+        for one in value:
+            _check_kind(f"each of {what}", inner[0], one)
+    if inner and outer is dict:
+        for key, one in value.items():
+            _check_kind(f"{key} in {what}", inner[1], one)
 
 
 def _made(kind: Any, name: str, entry: dict[str, Any]) -> Any:
-    _check_kind(name, dict, entry)
-    hints = {key: get_origin(hint) or hint for key, hint in get_type_hints(kind).items() if key != "values"}
+    hints = {key: hint for key, hint in get_type_hints(kind).items() if key != "values"}
     missing = [key for key in hints if key not in entry and key not in kind._field_defaults]
     unknown = [key for key in entry if key not in hints]
     if missing or unknown:
@@ -152,21 +157,18 @@ def _made(kind: Any, name: str, entry: dict[str, Any]) -> Any:
     return kind(**entry)
 
 
-def _formula(place: int, entry: Any) -> Formula:
-    if isinstance(entry, dict) and isinstance(entry.get("plain"), str):
-        entry = {**entry, "plain": [entry["plain"]]}
-    formula = _made(Formula, f"formula {place} of the file", entry)
+def _formula(place: int, entry: dict[str, Any]) -> Formula:
+    name = f"formula {place} of the file"
+    formula = _made(Formula, name, entry)
     try:
         re.compile(formula.prints)
     except re.error as error:
-        what = f"prints of formula {place} of the file"
-        raise refuse(what, "to be a pattern", f"{formula.prints!r}: {error}") from None
+        raise refuse(f"prints of {name}", "to be a pattern", f"{formula.prints!r}: {error}") from None
     return formula
 
 
-def _question(place: int, entry: Any, marks: list[float]) -> Question:
+def _question(place: int, entry: dict[str, Any], marks: list[float]) -> Question:
     name = f"question {place} of the file"
-    _check_kind(name, dict, entry)
     if isinstance(entry.get("ask"), str):
         name = f"{name}, {entry['ask'][:40]!r}"
     rows = entry.get("points", [])
@@ -186,13 +188,8 @@ def _question(place: int, entry: Any, marks: list[float]) -> Question:
     if question.page and not question.loses.strip():
         raise refuse(name, "to have loses, since page = true", "none")
     for key, choices in question.draw.items():
-        _check_kind(f"{key} in draw of {name}", list, choices)
         if not choices:
             raise refuse(f"{key} in draw of {name}", "to have values to choose from", "none")
-        for choice in choices:
-            _check_kind(f"each value of {key} in draw of {name}", float, choice)
-    for key, words in question.numbers.items():
-        _check_kind(f"{key} in numbers of {name}", str, words)
     return question
 
 
@@ -217,15 +214,15 @@ def check(syllabus: Syllabus, notebooks: Mapping[str, Mapping[str, Any]]) -> Non
 
 def lost_links(questions: list[Question], notebooks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the addresses, in the points of questions, of sections that the notebooks do not have."""
-    anchors = {}
+    headings = {}
     for name, notebook in notebooks.items():
-        text = "\n".join(joined(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
-        anchors[name] = {heading.replace(" ", "-") for heading in re.findall(r"(?m)^##+ (.+)$", text)}
+        text = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+        headings[name] = re.findall(r"(?m)^##+ (.+)$", text)
     return [
         point.address
         for question in questions
         for point in question.points
-        if point.address.split("#")[1] not in anchors.get(point.notebook, set())
+        if point.section not in headings.get(point.notebook, [])
     ]
 
 
@@ -274,24 +271,20 @@ def filled(question: Question, chosen: dict[str, float]) -> Question:
         raise refuse(f"compute of {asker}", "to run", f"{type(error).__name__}: {error}") from error
     values = {}
     for name, value in names.items():
-        if not name.startswith("_") and not callable(value) and getattr(value, "shape", None) in (None, ()):
-            try:
-                values[name] = float(value)
-            except (TypeError, ValueError):
-                continue
+        with contextlib.suppress(TypeError, ValueError):  # functions, lists and arrays of several numbers
+            values[name] = float(value)
 
     def text(template: str) -> str:
         return _PLACE.sub(lambda found: shown(values[found[1]]), template)
 
     try:
         points = tuple(point._replace(words=text(point.words)) for point in question.points)
-        asked = {name: values[name] for name in question.numbers}
         done = question._replace(ask=text(question.ask), points=points, answer=text(question.answer), values=values)
+        for name in question.numbers:
+            if not math.isfinite(values[name]):
+                raise refuse(f"{name} of {asker}", "to be finite", values[name])
     except KeyError as missing:
         raise refuse(f"{missing.args[0]} of {asker}", "to be drawn or computed", f"only {sorted(values)}") from None
-    for name, value in asked.items():
-        if not math.isfinite(value):
-            raise refuse(f"{name} of {asker}", "to be finite", value)
     return done
 
 
@@ -378,20 +371,14 @@ def written_into(notebook: dict[str, Any], name: str, syllabus: Syllabus, seeds:
 def _write_line(notebook: str, cells: list[dict[str, Any]], name: str, pattern: str, line: str) -> None:
     """Replace the one line of a notebook's cell that fits a pattern."""
     cell = _cell(notebook, cells, name)
-    source, found = re.subn(pattern, lambda _: line, joined(cell["source"]), flags=re.M)
+    source, found = re.subn(pattern, lambda _: line, "".join(cell["source"]), flags=re.M)
     if found != 1:
         raise refuse(f"the cell {name} of {notebook}", f"to have one line like {pattern}", found)
     cell["source"] = source
 
 
 def _cell(notebook: str, cells: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    found = [cell for cell in cells if cell["id"] == name]
-    if not found:
-        names = sorted(cell["id"] for cell in cells)
-        raise refuse(f"the notebook {notebook}", f"to have a cell called {name}", f"only {names}")
-    return found[0]
-
-
-def joined(text: str | list[str]) -> str:
-    """Return a text of a notebook's file, which may be a list of lines, as one."""
-    return text if isinstance(text, str) else "".join(text)
+    named = {cell["id"]: cell for cell in cells}
+    if name not in named:
+        raise refuse(f"the notebook {notebook}", f"to have a cell called {name}", f"only {sorted(named)}")
+    return named[name]
