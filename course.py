@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 OLDEST = (3, 11)
-CHECKED = ("course.py", "gm_utils", "tests", "notebooks", "benchmarks", "docs")
+CHECKED = ("course.py", "gm_utils", "press", "tests", "notebooks", "benchmarks", "docs")
 ROOT = Path(__file__).resolve().parent
 STAMP = "course-stamp.json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -743,7 +743,8 @@ def questions_inside(arguments: list[str]) -> int:
     """Write the questions into the notebooks given as paths; those that say the same stay untouched."""
     import nbformat
 
-    from gm_utils.syllabus import check, read, written_into
+    from gm_utils.syllabus import read
+    from press.questions import check, written_into
 
     try:
         syllabus = read()
@@ -763,8 +764,8 @@ def questions_inside(arguments: list[str]) -> int:
 
 def sheet_inside(arguments: list[str]) -> int:
     """Write the sheet of formulas from the stored notebooks to the file named."""
-    from gm_utils.sheet import page
     from gm_utils.syllabus import read
+    from press.sheet import page
 
     try:
         text = page(read(), stored_notebooks())
@@ -843,7 +844,7 @@ def test(arguments: list[str]) -> int:
     if lane.checks and not paths:
         places = [place for place in CHECKED if (ROOT / place).exists()]
         passed &= run_step("ruff", [python, "-m", "ruff", "check", *places], variables)
-        passed &= run_step("mypy", [python, "-m", "mypy", "gm_utils", "course.py"], variables)
+        passed &= run_step("mypy", [python, "-m", "mypy", "gm_utils", "press", "course.py"], variables)
     what = rest if paths else ["tests", *select(ROOT / "notebooks", []), *rest]
     filters = [part for warning in lane.warnings for part in ("-W", warning)]
     chosen = [] if lane.checks else ["-m", "not once"]

@@ -4,7 +4,7 @@
   ``loop``, ``training``, ``plotting``, ``redraw``
 - models: ``mixtures``, ``sampling``, ``tape``, ``variational``, ``gan``, ``networks``, ``scoring``, ``vae``,
   ``autoregressive``, ``flows``
-- desk: ``experiment``, ``audit``, ``exercises``, ``syllabus``, ``paper``, ``sheet``
+- desk: ``experiment``, ``audit``, ``exercises``, ``syllabus``, ``paper``
 
 A module imports from its own floor or from one below it, without circles. Import what you need from its module:
 ``from gm_utils.experiment import experiment``.

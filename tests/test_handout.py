@@ -9,7 +9,8 @@ import pytest
 
 import course
 import notebook_tools as tools
-from gm_utils import sheet, syllabus
+from gm_utils import syllabus
+from press import sheet
 
 NAMES = [path.stem for path in sorted(tools.FOLDER.glob("*.ipynb"))]
 COURSE = syllabus.read()

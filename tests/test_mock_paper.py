@@ -14,7 +14,8 @@ import course
 import notebook_tools as tools
 from gm_utils import syllabus
 from gm_utils.paper import Paper
-from gm_utils.sheet import computed
+from press import questions as press
+from press.sheet import computed
 
 COURSE = syllabus.read()
 STORED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(tools.FOLDER.glob("*.ipynb"))}
@@ -158,7 +159,7 @@ def test_another_encoding_is_refused(tmp_path):
 )
 def test_a_slip_that_reading_cannot_see_is_refused_before_anything_is_written(tmp_path, old, new, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        syllabus.check(syllabus.read(edited(tmp_path, old, new)), STORED)
+        press.check(syllabus.read(edited(tmp_path, old, new)), STORED)
 
 
 # Papers
@@ -322,7 +323,7 @@ TAUGHT = [question for question in COURSE.questions if question.notebook in HERE
 
 
 def test_every_point_leads_to_a_section_that_is_there():
-    assert syllabus.lost_links(TAUGHT, STORED) == []
+    assert press.lost_links(TAUGHT, STORED) == []
 
 
 @pytest.mark.parametrize(
@@ -334,14 +335,14 @@ def test_every_point_leads_to_a_section_that_is_there():
 )
 def test_a_link_that_leads_nowhere_is_seen(tmp_path, old, new):
     faulty = syllabus.read(edited(tmp_path, old, new))
-    assert len(syllabus.lost_links([q for q in faulty.questions if q.notebook in HERE], STORED)) == 1
+    assert len(press.lost_links([q for q in faulty.questions if q.notebook in HERE], STORED)) == 1
 
 
 def test_a_heading_that_was_renamed_is_seen():
     renamed = copy.deepcopy(STORED)
     cell = next(c for c in renamed["02_forward_vs_importance_sampling"]["cells"] if c["id"] == "rejection")
     cell["source"] = "## Evidence" + "".join(cell["source"]).partition("\n")[2]
-    assert syllabus.lost_links(TAUGHT, renamed)
+    assert press.lost_links(TAUGHT, renamed)
 
 
 # Notebooks take their questions, marks and answers from the file
@@ -355,7 +356,7 @@ def outdated(course_file):
         for cell in joined["cells"]:
             cell["source"] = "".join(cell["source"])
         written = copy.deepcopy(joined)
-        syllabus.written_into(written, name, course_file)
+        press.written_into(written, name, course_file)
         if written != joined:
             found.append(name)
     return found
@@ -384,11 +385,11 @@ def test_a_notebook_without_a_place_for_its_question_is_refused():
     for cell in notebook["cells"]:
         cell["source"] = "".join(cell["source"]).replace("(2 marks)", "(some marks)")
     with pytest.raises(ValueError, match=r"expected the cell question of 01\w+ to have one line"):
-        syllabus.written_into(notebook, HERE[0], COURSE)
+        press.written_into(notebook, HERE[0], COURSE)
     notebook["cells"] = [cell for cell in notebook["cells"] if cell["id"] != "answer"]
     next(cell for cell in notebook["cells"] if cell["id"] == "question")["source"] = "> *What?* (2 marks)"
     with pytest.raises(ValueError, match=r"expected the notebook 01\w+ to have a cell called answer, got only"):
-        syllabus.written_into(notebook, HERE[0], COURSE)
+        press.written_into(notebook, HERE[0], COURSE)
 
 
 # Every formula and number of a model answer is computed by a cell

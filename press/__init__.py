@@ -1,0 +1,1 @@
+"""What the house prints, for lecturers and for paper: ``questions`` and ``sheet``. No notebook imports it."""
