@@ -89,7 +89,7 @@ NAN = float("nan")
 OTHER_WORLDS = [
     ("claim_6b", {"at_fit": np.full((10, 3), 30.0)}, "stands"),
     ("claim_6b", {"at_vae": np.full((10, 3), NAN)}, "wrong"),
-    ("claim_6b", {"at_ae": np.full((10, 3), 30.0), "at_vae": np.full((10, 3), 10.0)}, "wrong"),
+    ("claim_6b", {"at_ae": np.full((10, 3), 30.0), "at_vae": np.full((10, 3), 14.0)}, "wrong"),
     ("claim_6b", {"at_ae": np.full((10, 3), 20.0), "at_vae": np.where(np.arange(30) == 0, 11.0, 4.0).reshape(10, 3)},
      "wrong"),
     ("claim_6d", {"blocked": np.ones((4000, 8)), "plain_2": 2.0}, "stands"),
