@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from gm_utils.validation import positive_int, refuse
+
 
 def drawn_by_numpy(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
     """Return weights (fan_in, fan_out), normal of variance 1 / fan_in, the draws by NumPy with ``key`` as its seed.
@@ -34,7 +36,13 @@ def mlp(
         widths: of the inputs, of each hidden layer, and of the outputs.
         rngs: random streams of the initial weights; biases start at zero.
         kernel_init: an initialiser as in ``nnx.initializers``; one object for all networks that are trained together.
+
+    Raises:
+        ValueError: for fewer than two widths, and for one that is not a whole number above zero.
     """
+    if len(widths) < 2:
+        raise refuse("widths", "to be two or more, from the inputs to the outputs", list(widths))
+    widths = [positive_int("each width", width) for width in widths]
     layers: list[Any] = []
     for fan_in, fan_out in pairwise(widths):
         layers += [nnx.relu, nnx.Linear(fan_in, fan_out, kernel_init=kernel_init, rngs=rngs)]

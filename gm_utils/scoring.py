@@ -46,8 +46,8 @@ def fit_classifiers(
     """Train one classifier for each labelled set, all in one vectorised run, by cross-entropy.
 
     A classifier returns the logits of the ten classes. It has two hidden layers, of 128 and of 32 units, and starts
-    from weights of its own. Trained on 1,500 of the 8x8 digits, one gets about 98 % of unseen grey digits
-    right, and about 93 % of those in black and white.
+    from weights of its own. Trained on 1,500 of the 8x8 digits, one gets about 98 % of unseen grey digits right, and
+    about 93 % of those in black and white.
 
     Args:
         key: a JAX random key.

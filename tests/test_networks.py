@@ -45,3 +45,16 @@ def test_layers_do_not_share_their_weights():
 def test_another_law_of_the_first_weights():
     network = mlp([2, 3], rngs=nnx.Rngs(0), kernel_init=nnx.initializers.constant(2.0))
     np.testing.assert_array_equal(network.layers[0].kernel[...], np.full((2, 3), 2.0))
+
+
+@pytest.mark.parametrize(
+    ("widths", "words"),
+    [
+        ([3], "expected widths to be two or more"),
+        ([], "two or more"),
+        ([3, 0], "expected each width to be a whole number"),
+    ],
+)
+def test_refusals(widths, words):
+    with pytest.raises(ValueError, match=words):
+        mlp(widths, rngs=nnx.Rngs(0))
