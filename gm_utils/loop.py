@@ -95,7 +95,7 @@ def chunk(
     stop: jax.Array, limit: jax.Array, settings: Any, *, graphdef: Any, rules: Rules, members: int | None,
     sharding: NamedSharding | None,
 ) -> tuple[Run, jax.Array]:  # fmt: skip
-    """Evaluate the updates ``start`` to ``stop - 1``, and make those below ``limits`` whose loss and gradient pass.
+    """Evaluate the updates ``start`` to ``stop - 1``, make those below ``limits``, and note the first one to be refused.
 
     Returns:
         The run and the losses, (capacity,) or (capacity, members), of which the first ``stop - start`` may be filled.
@@ -103,7 +103,7 @@ def chunk(
     players = len(rules.losses)
 
     def move(player: int, now: Run, update: jax.Array, last: Any, setting: Any, batch: Any, key: Any) -> Any:
-        """Test a state by one player's loss and gradient; if it passes, go on to the next. Return the loss too."""
+        """Test a state by one player's loss and gradient, and go on to the next. Return the loss too."""
         # Merged models write into the state they were merged from: give them a copy, and keep this one.
         everything = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, now.state))
         models, optimizer = everything[:players], everything[players + player]
@@ -127,8 +127,8 @@ def chunk(
         if rules.project is not None and player == rules.turns[0]:
             rules.project(models[player], *(() if settings is None else (setting,)))
         active = (now.refused == NEVER) & (update <= last)
-        # Where a member stays as it is, the choice is part of the update's own pass over the numbers.
-        state = jax.tree.map(partial(jnp.where, active & passed & (update < last)), nnx.state(everything), now.state)
+        # What follows a refused update does not matter: the chunk is made again, up to the update before.
+        state = jax.tree.map(partial(jnp.where, update < last), nnx.state(everything), now.state)
         firsts = now.firsts.at[player].set(jnp.where(jnp.isnan(own), value, own))
         return Run(state, firsts, jnp.where(active & ~passed, update, now.refused)), value
 

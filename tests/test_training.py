@@ -204,6 +204,7 @@ def test_an_epoch_uses_each_row_at_most_once_and_epochs_differ():
     together = loop.rows_of_steps(KEY, 1, 4, 50, 16)
     np.testing.assert_array_equal(together, drawn[1:5])
     assert not np.array_equal(drawn[0], minibatch(jax.random.key(8), 0, rows=50, batch_size=16)[0])
+    assert sorted(minibatch(KEY, 3, rows=50, batch_size=50)[0].tolist()) == list(range(50))
     with pytest.raises(ValueError, match="expected batch_size to be at most the 50 rows of the data, got 51"):
         minibatch(KEY, 0, rows=50, batch_size=51)
 
@@ -398,10 +399,11 @@ def test_each_member_has_its_setting():
         np.testing.assert_allclose(losses, alone, rtol=1e-5)
 
 
-def test_a_setting_without_a_key():
+@pytest.mark.parametrize("shape", [(2,), (2, 3)])
+def test_a_setting_without_a_key(shape):
     losses = fit_many(
-        [Line(), Line()], lambda model, batch, scale: scale * squares(model, batch), regression(), key=KEY, steps=1,
-        batch_size=60, optimizer=SGD, settings=jnp.array([1.0, 3.0]),
+        [Line(), Line()], lambda model, batch, scale: scale.mean() * squares(model, batch), regression(), key=KEY,
+        steps=1, batch_size=60, optimizer=SGD, settings=jnp.ones(shape).at[1].set(3.0),
     )  # fmt: skip
     np.testing.assert_allclose(losses[1], 3 * losses[0], rtol=1e-6)
 
