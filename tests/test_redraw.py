@@ -176,12 +176,33 @@ def test_the_comparison_can_fail(monkeypatch):
     assert (stale != redraw.full_draw()).any()
 
 
-def test_polar_axes_are_drawn_in_full():
+UNCOMMON = {
+    "polar axes": lambda figure: figure.add_subplot(projection="polar"),
+    "inset axes": lambda figure: figure.add_subplot().inset_axes([0.5, 0.5, 0.4, 0.4]),
+    "subfigures": lambda figure: figure.subfigures(1, 2)[0].add_subplot(),
+}
+
+
+@pytest.mark.parametrize("kind", UNCOMMON)
+def test_uncommon_figures_are_drawn_in_full(kind):
     figure = Figure(figsize=(3, 3), dpi=60)
-    axes = figure.add_subplot(projection="polar")
-    (line,) = axes.plot([0, 1], [0, 1])
+    (line,) = UNCOMMON[kind](figure).plot([0, 1], [0, 1])
     redraw = Redraw(figure)
+    before = redraw.full_draws
     line.set_data([0, 2], [1, 1])
+    redraw.draw()
+    assert redraw.full_draws == before + 1
+    fast = redraw.pixels()
+    np.testing.assert_array_equal(fast, redraw.full_draw())
+
+
+def test_text_over_low_axes_stays_above_the_data():
+    """Agg counts rows from the top, boxes count from below: mirrored, this text would seem to be clear of the line."""
+    figure = Figure(figsize=(3, 3), dpi=60)
+    (line,) = figure.add_axes((0.1, 0.1, 0.8, 0.35)).plot([0, 1], [0, 1], linewidth=8)
+    figure.text(0.4, 0.25, "over")
+    redraw = Redraw(figure)
+    line.set_ydata([0.2, 0.9])
     redraw.draw()
     fast = redraw.pixels()
     np.testing.assert_array_equal(fast, redraw.full_draw())
