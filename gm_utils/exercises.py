@@ -62,9 +62,10 @@ def _difference(got: Any, wanted: Any, rtol: float) -> str | None:
     return None
 
 
-def _structure(value: Any) -> str:
+def _structure(value: Any, *, inside: bool = True) -> str:
     if isinstance(value, tuple | list | dict):
-        return f"a {type(value).__name__} of {len(value)}"
+        parts = [_structure(part, inside=False) for part in (value.values() if isinstance(value, dict) else value)]
+        return f"a {type(value).__name__} of {len(parts)}" + f" ({', '.join(parts)})" * (inside and len(parts) < 4)
     return "one word" if isinstance(value, str) else "one array"
 
 

@@ -41,7 +41,7 @@ def test_not_attempted(answer):
         (lambda x, y: x @ y + 1e-2, "expected ["),
         (lambda x, y: x @ y * jnp.nan, "nan"),
         (lambda x, y: (x @ y)[:2], "expected shape (3,), got (2,)"),
-        (lambda x, y: (x @ y, 1.0), "expected one array, got a tuple of 2"),
+        (lambda x, y: (x @ y, 1.0), "expected one array, got a tuple of 2 (one array, one array)"),
         (lambda x, y: "seven", "expected numbers, got 'seven'"),
         (lambda x, y: (None, None), "expected one array, got None in it"),
         (lambda x, y: 1 / 0, "raised ZeroDivisionError"),
