@@ -31,6 +31,7 @@ MISTAKES = {
         PENALTY.format(BETWEEN, "((slopes - 1) ** 2).mean()"),
         PENALTY.format(BETWEEN, f"({LENGTH}.mean() - 1) ** 2"),
         PENALTY.format(BETWEEN, f"({LENGTH} ** 2 - 1).mean()"),
+        PENALTY.format(BETWEEN, f"(jnp.maximum({LENGTH} - 1, 0) ** 2).mean()"),
     ],
     "spot": [
         "def spot():\n    return 'right', 'right', 'wrong', 'right'",
@@ -56,7 +57,7 @@ BROKEN = [(in_bits, ["claim_8a"]), (places_half_as_far, ["claim_8a", "claim_8f"]
 # (code on the page, the same with a mistake, the claims that must turn to "wrong")
 BROKEN_PAGES = [
     ("return p / (p + q)", "return q / (p + q)", ["claim_8a"]),
-    ("return -(real.mean() - fake.mean())", "return real.mean() - fake.mean()", ["claim_8a", "claim_8g"]),
+    ("return -(real.mean() - fake.mean())", "return real.mean() - fake.mean()", {"claim_8a": "wrong", "claim_8g": "stands"}),
     ("return softplus(-real).mean() + softplus(fake).mean()", "return softplus(real).mean() + softplus(-fake).mean()",
      ["claim_8b", "claim_8c", "claim_8g"]),
     ("return G(jax.random.normal(key, (n, 2)))", "return jax.lax.stop_gradient(G(jax.random.normal(key, (n, 2))))",
@@ -64,8 +65,8 @@ BROKEN_PAGES = [
     ("return -softplus(fake).mean()", "return softplus(fake).mean()", ["claim_8c", "claim_8d"]),
     ("return softplus(-fake).mean()", "return -softplus(fake).mean()", ["claim_8d"]),
     ("return -softplus(-D(real)).mean(), ", "return softplus(D(make(G, key, 9))).mean(), ", ["claim_8b", "claim_8c"]),
-    ("- 1) ** 2).mean()", "- 2) ** 2).mean()", ["claim_8g"]),
-    ("jnp.sqrt((slopes**2).sum(axis=1) + 1e-12) - 1", "(slopes**2).sum(axis=1) - 1", ["claim_8g"]),
+    ("- 1) ** 2).mean()", "- 2) ** 2).mean()", {"claim_8g": "stands"}),
+    ("jnp.sqrt((slopes**2).sum(axis=1) + 1e-12) - 1", "(slopes**2).sum(axis=1) - 1", {"claim_8g": "stands"}),
     ("optimizer.update(G, ", "D.layers[-1].bias[...] += 1.0\n    optimizer.update(G, ", ["claim_8h"]),
 ]  # fmt: skip
 
@@ -82,7 +83,8 @@ OTHER_WORLDS = [
     ("claim_8e", {"common_gap": 2.0, "moved_common": 1.5, "stopped": {}}, "stands"),
     ("claim_8e", {"common_gap": 2.0, "moved_common": 1.5}, "incomplete"),
     ("claim_8g", {"accuracy": 0.5}, "wrong"),
-    ("claim_8g", {"lifted": 7.0, "gaps": np.ones((16, 3))}, "wrong"),
+    ("claim_8g", {"lifted": 7.0}, "stands"),
+    ("claim_8g", {"gaps": np.ones((16, 3))}, "stands"),
     ("claim_8f", {"held": 2.2}, "wrong"),
     ("claim_8h", {"against": 0.3}, "stands"),
 ]
