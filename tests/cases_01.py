@@ -26,6 +26,7 @@ MISTAKES = {
         _LIKELIHOOD.format("(-square / 2).sum() - jnp.linalg.slogdet(2 * jnp.pi * covariance)[1] / 2"),
         _LIKELIHOOD.format("(square / 2 + jnp.linalg.slogdet(2 * jnp.pi * covariance)[1] / 2).sum()"),
         _LIKELIHOOD.format("(-square / 2 - (jnp.linalg.slogdet(covariance)[1] + jnp.log(2 * jnp.pi)) / 2).sum()"),
+        _LIKELIHOOD.format("(-square / 2 - jnp.linalg.slogdet(covariance)[1] / 2 - jnp.log(2 * jnp.pi)).sum()"),
         "def log_likelihood(x, mean, covariance):\n"
         "    return norm.logpdf(x, mean, jnp.sqrt(jnp.diagonal(covariance))).sum()",
     ],
@@ -91,6 +92,7 @@ OTHER_WORLDS = [
     ("claim_1a", {"score": float("nan")}, "wrong"),
     ("claim_1b", {"eight": [0.1, 0.02, -0.013]}, "wrong"),
     ("claim_1b", {"eight": [0.013, 0.013, 0.013]}, "wrong"),
+    ("claim_1b", {"eight": [0.1626, 0.5, 0.0136]}, "wrong"),
     ("claim_1b", {"single": [1.4, 1.4, 0.9]}, "wrong"),
     ("claim_1c", {"energy_total": 1.0}, "stands"),
     ("claim_1c", {"short": 0.0}, "stands"),
