@@ -95,7 +95,7 @@ def chunk(
     stop: jax.Array, limit: jax.Array, settings: Any, *, graphdef: Any, rules: Rules, members: int | None,
     sharding: NamedSharding | None,
 ) -> tuple[Run, jax.Array]:  # fmt: skip
-    """Evaluate the updates ``start`` to ``stop - 1``, make those below ``limits``, and note the first one to be refused.
+    """Evaluate the updates ``start`` to ``stop - 1``, make those below ``limits``, and note the first refused.
 
     Returns:
         The run and the losses, (capacity,) or (capacity, members), of which the first ``stop - start`` may be filled.
