@@ -63,7 +63,7 @@ def facts_line(syllabus: Syllabus, minutes: int = 90) -> str:
     apart = f"Papers 1 to {fewest} have no question in common; later seeds" if fewest > 1 else "Seeds"
     return (
         f"> {len(syllabus.marks)} questions, {total:g} marks: {kinds}. In {minutes} minutes that is "
-        f"{minutes / total:.1f} for a mark. {apart} mix the questions anew, with other numbers."
+        f"{minutes / total:.1f} for a mark. {apart} mix the questions anew and draw their numbers again."
     )
 
 
