@@ -65,7 +65,7 @@ def _difference(got: Any, wanted: Any, rtol: float) -> str | None:
 def _structure(value: Any, *, inside: bool = True) -> str:
     if isinstance(value, tuple | list | dict):
         parts = [_structure(part, inside=False) for part in (value.values() if isinstance(value, dict) else value)]
-        return f"a {type(value).__name__} of {len(parts)}" + f" ({', '.join(parts)})" * (inside and len(parts) < 4)
+        return f"a {type(value).__name__} of {len(parts)}" + f" ({', '.join(parts)})" * (inside and 0 < len(parts) < 4)
     return "one word" if isinstance(value, str) else "one array"
 
 

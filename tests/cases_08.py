@@ -70,7 +70,7 @@ BROKEN_PAGES = [
     ("optimizer.update(G, ", "D.layers[-1].bias[...] += 1.0\n    optimizer.update(G, ", ["claim_8h"]),
 ]  # fmt: skip
 
-# Gaps of critics, (rules, seeds), that keep to a law of 1 for bells, and to W1 = 1 when clipped.
+# Gaps of critics, (rules, seeds), that keep to a law of 1 for bells, and below W1 = 2 when clipped.
 BY_THE_LAW = np.repeat([1, 1, 1, 2.2, 4, 22, *[1] * 10], 3).reshape(16, 3)
 
 # (claim, names with other values, the verdict then); the cell runs from the claim's own assignment on
