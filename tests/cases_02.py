@@ -66,5 +66,8 @@ BROKEN_PAGES = [
 OTHER_WORLDS = [
     ("claim_2b", {"rich_error": 9.0, "share": 0.5, "p_e": 0.5}, "stands"),
     ("claim_2d", {"shares": {5: 0.397, 20: 0.8}, "narrow": {100: 0.5, 100_000: 0.5}}, "stands"),
+    ("claim_2d", {"hard": sampling.ImportanceEstimate(0.9, 0.003, 3e4, 0.0)}, "wrong"),
+    ("claim_2d", {"hard": sampling.ImportanceEstimate(0.673, 0.02, 900.0, 0.0)}, "wrong"),
+    ("claim_2d", {"hard": sampling.ImportanceEstimate(float("nan"), 0.003, 3e4, 0.0)}, "wrong"),
     ("claim_2a", {"chi_square": 1e4}, "wrong"),
 ]
